@@ -21,10 +21,11 @@ def tiled(
     budget=2**18,  # largest b*h*w in one call of `f`: bounds the memory
 ):                 # (B,1,H,W)
     "Apply `f` to overlapping tiles and to as many images at once as the budget allows; blend linearly."
+    if not 0 <= overlap < tile: raise ValueError(f"overlap: got {overlap}, want a number from 0 to below the tile's {tile}")
     H, W = x.shape[2:]
     h, w = min(H, tile), min(W, tile)
     starts = lambda n, size: [round(i * (n - size) / max(1, k)) for k in [-(-(n - size) // (tile - overlap))] for i in range(k + 1)]
-    ramp = lambda size: torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).clamp(max=overlap).to(x)
+    ramp = lambda size: torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).clamp(max=max(1, overlap)).to(x)
     weight, step = ramp(h)[:, None] * ramp(w), max(1, budget // (h * w))
     out, total = torch.zeros_like(x), torch.zeros_like(x[:1])
     for i in starts(H, h):
@@ -44,7 +45,7 @@ def network_denoiser(
 ):              # denoiser D(x, sigma), x (B,1,H,W), sigma a number or (B,)
     "Make a trained network a denoiser: ask it at the time whose sigma_t/alpha_t is sigma. Never clips."
     if model.prediction not in ("z", "v"): raise ValueError(f"model.prediction: got {model.prediction!r}, want 'z' or 'v'")
-    dtype = next(model.parameters()).dtype
+    dtype = next((p.dtype for p in model.parameters()), torch.float64)
     def D(x, sigma):
         s = in_range(sigma, "sigma", float("inf")).to(x.device).expand(len(x))
         t, alpha = sde.schedule.time_at(s).to(dtype), (1 + s**2).rsqrt()
@@ -65,7 +66,6 @@ class AsNetwork(torch.nn.Module):
     ):
         super().__init__()
         self.D, self.sde, self.prediction = D, sde, prediction
-        self.unit = torch.nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=False)
 
     def forward(self, x_t, t):
         a, s = per_image(self.sde.alpha(t.double()), x_t), self.sde.level(t.double())

@@ -35,6 +35,11 @@ class Recipe:
     bf16: bool = False           # bfloat16 autocast
     seed: int = 0                # of data order, times and noise
 
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "lr", "restart_epochs", "clip"):
+            if not getattr(self, name) > 0: raise ValueError(f"{name}: got {getattr(self, name)!r}, want a number above 0")
+        if not 0 <= self.ema < 1: raise ValueError(f"ema: got {self.ema!r}, want a number from 0 to below 1")
+
 # %% ../nbs/06_training.ipynb #c0de06aa
 RECIPES = {
     "talk": Recipe(),
@@ -214,7 +219,9 @@ class Run(Loop):
     def load(self, path):
         tensors, meta = load_checkpoint(path)
         for k, want in self.about().items():
-            if meta.get(k) != want: raise ValueError(f"resume: {path} was made with {k} {meta.get(k)}, want {want}")
+            got = meta.get(k) or {}
+            odd = [f"{f} {got.get(f)}, want {v}" for f, v in want.items() if got.get(f) != v]
+            if odd: raise ValueError(f"resume: {path} was made with another {k}: {'; '.join(odd)}")
         part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         self.model.load_state_dict(part("model."))
         for n, e in self.ema.items(): e.copy_(tensors[f"ema.{n}"])
@@ -243,7 +250,7 @@ def fit(
     if resume: run.load(checkpoint)
     elif checkpoint: run.save(checkpoint)
     first, total = run.state["step"], recipe.epochs * run.per_epoch
-    last, saved = min(total, max_steps or total), first
+    last, saved = total if max_steps is None else min(total, max_steps), first
     bar = tqdm(range(first, last), initial=first, total=last, disable=not progress, unit="step")
     for step in bar:
         try: losses = run.advance()
@@ -296,8 +303,11 @@ def pretrained(
     if name not in names and path.suffix != ".safetensors":
         raise ValueError(f"weights: got {str(name)!r}, want one of {names} or a .safetensors file")
     tensors, meta = load_checkpoint(path)
-    model, prefix = rebuild(meta["model"]), "ema." if any(k.startswith("ema.") for k in tensors) else "model."
-    try: model.load_state_dict({k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)})
-    except RuntimeError as e: raise ValueError(f"weights: {path} does not fit {meta['model']['cls']}: {' '.join(str(e).split())[:100]}") from None
+    prefix = "ema." if any(k.startswith("ema.") for k in tensors) else "model."
+    try:
+        model, schedule = rebuild(meta["model"]), rebuild(meta["schedule"])
+        model.load_state_dict({k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)})
+    except (KeyError, TypeError, AttributeError, ImportError, RuntimeError) as e:
+        raise ValueError(f"weights: {path} holds no network of this package ({type(e).__name__}: {' '.join(str(e).split())[:100]})") from None
     model.about = dict(meta, name=str(name))
-    return model.to(device).eval(), VPSDE(rebuild(meta["schedule"]))
+    return model.to(device).eval(), VPSDE(schedule)

@@ -24,7 +24,9 @@ def tiled(
     if not 0 <= overlap < tile: raise ValueError(f"overlap: got {overlap}, want a number from 0 to below the tile's {tile}")
     H, W = x.shape[2:]
     h, w = min(H, tile), min(W, tile)
-    starts = lambda n, size: [round(i * (n - size) / max(1, k)) for k in [-(-(n - size) // (tile - overlap))] for i in range(k + 1)]
+    def starts(n, size):                               # evenly spread, none further than tile - overlap from the next
+        k = -(-(n - size) // (tile - overlap))
+        return [round(i * (n - size) / max(1, k)) for i in range(k + 1)]
     ramp = lambda size: torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).clamp(max=max(1, overlap)).to(x)
     weight, step = ramp(h)[:, None] * ramp(w), max(1, budget // (h * w))
     out, total = torch.zeros_like(x), torch.zeros_like(x[:1])
@@ -87,6 +89,7 @@ def generative_denoising(
 ):                   # (B,1,H,W) in [-1,1]
     "The talk's generative denoising, line by line, clamp included. Kept to be studied; `denoise` and `sample` are what to use."
     if rule not in ("text", "listing"): raise ValueError(f"rule: got {rule!r}, want 'text' or 'listing'")
+    if n_steps < 1: raise ValueError(f"n_steps: got {n_steps}, want at least 1")
     sigma_n = check_sigma(sigma_n)
     noise = lambda: torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
     x = noise()
@@ -161,10 +164,11 @@ def sample(
     D,                   # denoiser, conditioned or not
     shape,               # (B,1,H,W)
     n_steps,             # network calls
-    generator=None,      # torch.Generator; it also fixes where the samples are made
+    generator=None,      # torch.Generator on the samples' device
     solver="ancestral",  # a name in `SOLVERS`
     grid="time",         # a name in `GRIDS`
     dtype=torch.float32, # of the samples
+    device=None,         # of the samples; the generator's, or the CPU
     **levels,            # sigma_max, sigma_min: passed to the grid
 ):                       # (B,1,H,W), unclipped
     "Draw images from the prior, or the posterior, that a denoiser stands for."
@@ -172,7 +176,7 @@ def sample(
     for name, got, known in (("solver", solver, SOLVERS), ("grid", grid, GRIDS)):
         if got not in known: raise ValueError(f"{name}: got {got!r}, want one of {sorted(known)}")
     s = GRIDS[grid](n_steps, **levels)
-    x = s[0] * torch.randn(shape, generator=generator, dtype=dtype, device=generator.device if generator else None)
+    x = s[0] * torch.randn(shape, generator=generator, dtype=dtype, device=device or (generator.device if generator else None))
     return SOLVERS[solver](D, x, s, generator)
 
 # %% ../nbs/07_sampling.ipynb #53ad828c
@@ -187,4 +191,4 @@ def posterior_samples(
 ):                   # (k,B,1,H,W), unclipped; their mean over k estimates E[x0 | y]
     "Draw `k` samples from p(x0 | y)."
     D_y = condition(D, y.repeat(k, 1, 1, 1), sigma_n)
-    return sample(D_y, (k * len(y), *y.shape[1:]), n_steps, generator, dtype=y.dtype, **how).view(k, *y.shape)
+    return sample(D_y, (k * len(y), *y.shape[1:]), n_steps, generator, dtype=y.dtype, device=y.device, **how).view(k, *y.shape)

@@ -34,8 +34,6 @@ CARD = """# Model card: {name}
 
 ## Scores
 
-`{score_command}`
-
 {scores}
 
 Measurement unclipped, scores clipped to [-1,1], data range 2; 95 % bootstrap intervals of the mean over patches. The scores are of the shipped float16 file.
@@ -51,13 +49,13 @@ def table(path):
     rows = list(csv.DictReader(l for l in Path(path).read_text().splitlines() if not l.startswith("#")))
     cell = lambda r, k, d: f"{float(r[k]):.{d}f} [{float(r[k + '_lo']):.{d}f}, {float(r[k + '_hi']):.{d}f}]"
     lines = [f"| {r['patches']}: {r['method']} | {r['n']} | {cell(r, 'psnr', 2)} | {cell(r, 'ssim', 3)} | {r['calls'] or '-'} |" for r in rows]
-    return "\n".join(["| method | patches | PSNR (dB) | SSIM | calls |", "|---|---|---|---|---|", *lines])
+    return "\n".join(["| set: method | patches | PSNR (dB) | SSIM | calls |", "|---|---|---|---|---|", *lines])
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("checkpoint"); p.add_argument("name"); p.add_argument("--summary", required=True); p.add_argument("--command", required=True)
     p.add_argument("--commit", required=True); p.add_argument("--device", required=True); p.add_argument("--data", action="append", required=True, choices=SOURCES)
-    p.add_argument("--scores", help="CSV of `ctdiff evaluate`"); p.add_argument("--score-command", default="")
+    p.add_argument("--scores", nargs=2, action="append", metavar=("CSV", "COMMAND"), default=[], help="a table of `ctdiff evaluate` and the command that made it")
     a = p.parse_args()
     WEIGHTS.mkdir(exist_ok=True)
     path = WEIGHTS/f"{a.name}.safetensors"
@@ -66,11 +64,11 @@ def main():
     last, content = about["history"][-1], path.read_bytes()
     schedule = about["schedule"]
     (WEIGHTS/f"{a.name}.md").write_text(CARD.format(
-        name=a.name, summary=a.summary, command=a.command, commit=a.commit, device=a.device, score_command=a.score_command, module=about["model"]["module"],
+        name=a.name, summary=a.summary, command=a.command, commit=a.commit, device=a.device, module=about["model"]["module"],
         cls=about["model"]["cls"], parameters=sum(q.numel() for q in model.parameters()), size=len(content)/1e6, sha256=hashlib.sha256(content).hexdigest(),
         schedule=f"{schedule['cls']}({', '.join(f'{k}={v}' for k, v in schedule['kwargs'].items())})", step=about["step"], batch=about["recipe"]["batch_size"],
         hours=about["seconds"]/3600, recipe=", ".join(f"{k} {v}" for k, v in about["recipe"].items()), train=last["train_noise"], valid=last["valid_noise"],
-        data="\n".join(f"- {SOURCES[d]}" for d in a.data), scores=table(a.scores) if a.scores else "Not scored yet."))
+        data="\n".join(f"- {SOURCES[d]}" for d in a.data), scores="\n\n".join(f"`{command}`\n\n{table(path)}" for path, command in a.scores) or "Not scored."))
     print(path, f"{len(content)/1e6:.1f} MB")
 
 if __name__ == "__main__": main()

@@ -165,7 +165,7 @@ def _estimate(D, y, sigma_n, k, generator):
 # %% ../nbs/14_cli.ipynb #af411e43
 def _denoise_slices(D, img, sigma, sigma_n, a, bar):
     "Denoised pixels in the file's units, how many passed through unchanged, and the mean spread of the samples."
-    device, pixels, far, spreads = _device(a.device), img.pixels.copy(), 0, []
+    device, pixels, far, total = _device(a.device), img.pixels.copy(), 0, 0.0
     g = stream(a.seed, 0, device=device)
     for p in pixels.reshape(-1, *pixels.shape[-2:]):  # views: slices are replaced in place
         near = (p >= img.lo - 3 * sigma) & (p <= img.hi + 3 * sigma)
@@ -173,9 +173,9 @@ def _denoise_slices(D, img, sigma, sigma_n, a, bar):
         x, spread = _estimate(D, torch.from_numpy(img.to_model(seen)).to(device)[None, None], sigma_n, a.samples, g)
         p[near] = img.from_model(x)[0, 0].cpu().numpy()[near]
         far += near.size - near.sum()
-        if spread is not None: spreads.append(spread[0, 0].cpu().numpy()[near])
+        if spread is not None: total += float(spread[0, 0].cpu().numpy()[near].sum())
         bar.update()
-    return pixels, far, np.concatenate(spreads).mean() * (img.hi - img.lo) / 2 if spreads else None
+    return pixels, far, total / (pixels.size - far) * (img.hi - img.lo) / 2 if a.samples > 1 and far < pixels.size else None
 
 # %% ../nbs/14_cli.ipynb #e9ad6e96
 def cmd_denoise(a):
@@ -198,7 +198,7 @@ def _finish(a, img, D, sigma_n, unit):
         pixels, far, spread = _denoise_slices(D, img, a.sigma, sigma_n, a, bar)
     if not np.isfinite(pixels).all(): raise FloatingPointError(f"{a.weights}: the network's result is not finite")
     saturated = write_image(a.out, pixels, img)
-    _say("outside", f"{far} of {pixels.size} pixels lie more than 3 sigma outside the range and are unchanged (the network saw the range's edge there)")
+    _say("outside", f"{far} of {pixels.size} pixels lie more than 3 sigma outside the range and are unchanged, to float32 (the network saw the range's edge there)")
     if spread is not None: _say("spread", f"{spread:.4g} {unit}: standard deviation of the {a.samples} samples, mean over the other pixels")
     _say("written", f"{a.out}; {saturated} pixels saturated by its number format")
 
@@ -206,6 +206,7 @@ def _finish(a, img, D, sigma_n, unit):
 def cmd_evaluate(a):
     "Score denoisers on a split of a data set."
     path = Path(a.out)
+    if not path.name or path.is_dir() or a.out.endswith(".."): raise ValueError(f"--out: got {a.out!r}, want a file, not a folder")
     path = _check_file(path if path.suffix else path.with_suffix(".csv"), ".csv", ".md", ".txt")
     started, (x0, places), labels = time.perf_counter(), _choose(a, a.n), patch_labels(a.data, a.split)
     rows, made = _score(a, x0, list(dict.fromkeys(a.methods)))
@@ -397,7 +398,7 @@ def _expected(e):
     "Can a user cause it? Everything else is a bug and keeps its traceback (with CTDIFF_DEBUG set, all do)."
     if os.environ.get("CTDIFF_DEBUG"): return False
     if isinstance(e, ImportError): return "pip install" in str(e)
-    if isinstance(e, RuntimeError): return "memory" in str(e)
+    if isinstance(e, RuntimeError): return isinstance(e, torch.OutOfMemoryError) or "not enough memory" in str(e) or "allocate memory" in str(e)
     return isinstance(e, (ValueError, OSError, FloatingPointError, MemoryError))
 
 # %% ../nbs/14_cli.ipynb #d0cd7adb

@@ -21,6 +21,7 @@ def tiled(
     budget=2**18,  # largest b*h*w in one call of `f`: bounds the memory
 ):                 # (B,1,H,W)
     "Apply `f` to overlapping tiles and to as many images at once as the budget allows; blend linearly."
+    if x.ndim != 4: raise ValueError(f"x: got shape {tuple(x.shape)}, want (B,1,H,W)")
     if not 0 <= overlap < tile: raise ValueError(f"overlap: got {overlap}, want a number from 0 to below the tile's {tile}")
     H, W = x.shape[2:]
     h, w = min(H, tile), min(W, tile)
@@ -78,7 +79,7 @@ class AsNetwork(torch.nn.Module):
 # %% ../nbs/07_sampling.ipynb #bb809454
 @torch.no_grad()
 def generative_denoising(
-    y,               # (B,1,H,W) measurement, unclipped
+    y,               # (B,1,H,W) measurement, unclipped, in the network's dtype
     model,           # network, z = model(x_t, t)
     sde,             # `VPSDE`
     sigma_n,         # noise standard deviation of y, in [0.005, 10]
@@ -152,6 +153,7 @@ def time_levels(
     sigma_min=0.005,   # the last before 0
 ):                     # list of n_steps + 1 decreasing floats, ending with 0.0
     "Noise levels at equal steps of the cosine schedule's time."
+    if not 0 < sigma_min < sigma_max < float("inf"): raise ValueError(f"sigma_min, sigma_max: got {sigma_min}, {sigma_max}, want 0 < sigma_min < sigma_max")
     ends = [CosineSchedule().time_at(s) for s in (sigma_max, sigma_min)]
     bar = CosineSchedule().alpha_bar(torch.linspace(*ends, n_steps, dtype=torch.float64))
     return (1 / bar - 1).sqrt().tolist() + [0.0]
@@ -172,7 +174,7 @@ def sample(
     **levels,            # sigma_max, sigma_min: passed to the grid
 ):                       # (B,1,H,W), unclipped
     "Draw images from the prior, or the posterior, that a denoiser stands for."
-    if n_steps < 1: raise ValueError(f"n_steps: got {n_steps}, want at least 1")
+    if n_steps != int(n_steps) or n_steps < 1: raise ValueError(f"n_steps: got {n_steps}, want an integer, at least 1")
     for name, got, known in (("solver", solver, SOLVERS), ("grid", grid, GRIDS)):
         if got not in known: raise ValueError(f"{name}: got {got!r}, want one of {sorted(known)}")
     s = GRIDS[grid](n_steps, **levels)
@@ -190,5 +192,6 @@ def posterior_samples(
     **how,           # solver, grid, ...: passed to `sample`
 ):                   # (k,B,1,H,W), unclipped; their mean over k estimates E[x0 | y]
     "Draw `k` samples from p(x0 | y)."
+    if k < 1: raise ValueError(f"k: got {k}, want at least 1 sample")
     D_y = condition(D, y.repeat(k, 1, 1, 1), sigma_n)
     return sample(D_y, (k * len(y), *y.shape[1:]), n_steps, generator, dtype=y.dtype, device=y.device, **how).view(k, *y.shape)

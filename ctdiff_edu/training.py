@@ -258,6 +258,7 @@ def fit(
     "Train by `recipe` (the talk's by default). A loss that is not finite stops it with FloatingPointError; the last checkpoint stays."
     if train.ndim != 4 or train.shape[1] != 1 or not len(train): raise ValueError(f"train: got shape {tuple(train.shape)}, want (N,1,H,W), N > 0")
     if resume and not checkpoint: raise ValueError("resume: got True without a checkpoint, want the file to go on from")
+    if max_steps is not None and max_steps < 1: raise ValueError(f"max_steps: got {max_steps}, want 1 or more")
     if save_every < 1: raise ValueError(f"save_every: got {save_every}, want 1 or more")
     if checkpoint and not resume and Path(checkpoint).exists(): raise ValueError(f"checkpoint: {checkpoint} exists; resume it or choose another name")
     run = Run(model, sde, train, recipe)
@@ -265,6 +266,7 @@ def fit(
     elif checkpoint: run.save(checkpoint)
     first, total = run.state["step"], recipe.epochs * run.per_epoch
     last, saved = total if max_steps is None else min(total, max_steps), first
+    if first >= last and run.state["running"][3]: run.close_epoch(valid)     # nothing left to do but to say where it stands
     bar = tqdm(range(first, last), initial=first, total=last, disable=not progress, unit="step")
     for step in bar:
         try: losses = run.advance()

@@ -398,7 +398,7 @@ def _expected(e):
     "Can a user cause it? Everything else is a bug and keeps its traceback (with CTDIFF_DEBUG set, all do)."
     if os.environ.get("CTDIFF_DEBUG"): return False
     if isinstance(e, ImportError): return "pip install" in str(e)
-    if isinstance(e, RuntimeError): return isinstance(e, torch.OutOfMemoryError) or "not enough memory" in str(e) or "allocate memory" in str(e)
+    if isinstance(e, RuntimeError): return isinstance(e, torch.cuda.OutOfMemoryError) or "not enough memory" in str(e) or "allocate memory" in str(e)
     return isinstance(e, (ValueError, OSError, FloatingPointError, MemoryError))
 
 # %% ../nbs/14_cli.ipynb #d0cd7adb

@@ -31,9 +31,11 @@ def diffusion_loss(
     x0,                # (B,1,H,W) clean images in [-1,1]
     lambda_freq=0.1,   # weight of the frequency term; 0 skips it
     generator=None,    # torch.Generator for t and z
+    sigma=None,        # learn this one noise level sigma_t/alpha_t only; None: every time
 ):                     # total, noise, freq: 0-dim tensors
     "Noise-prediction MSE plus `lambda_freq` times the FFT-magnitude L1 of the clean estimate, at t ~ U[0,1) (the talk's listing)."
     t = torch.rand(len(x0), device=x0.device, generator=generator)
+    if sigma is not None: t = torch.full_like(t, sde.schedule.time_at(sigma))
     x_t, z = sde.forward(x0, t, generator=generator)
     z_pred = model(x_t, t)
     loss_noise = F.mse_loss(z_pred.float(), z.float())

@@ -318,7 +318,7 @@ def _truth(text):
 
 _SIGMA, _SEED, _COUNT = _number(float, 0.005, 10), _number(int, 0, 2**63 - 1), _number(int, 1, 2**31)
 _LIMITS = dict(epochs=_COUNT, batch_size=_COUNT, lr=_number(float, 0), weight_decay=_number(float, 0), restart_epochs=_COUNT,
-               warmup=_number(int, 0, 2**31), lambda_freq=_number(float, 0), clip=_number(float, 0), ema=_number(float, 0, 0.9999999), bf16=_truth, seed=_SEED)
+               warmup=_number(int, 0, 2**31), lambda_freq=_number(float, 0), clip=_number(float, 0), ema=_number(float, 0, 0.9999999), bf16=_truth, sigma=_SIGMA, seed=_SEED)
 
 # %% ../nbs/14_cli.ipynb #f4e55637
 class _Parser(argparse.ArgumentParser):

@@ -2,17 +2,19 @@
 A new row is a function below with @row above it. It yields (what, value, unit); a ratio's parts are measured by the same function, one after the other."""
 import argparse
 import csv
+import io
 import json
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from ctdiff_edu import __version__
-from ctdiff_edu.data import add_noise, phantoms
+from ctdiff_edu.data import add_noise, phantoms, write_whole
 from ctdiff_edu.sampling import Bfloat16, generative_denoising, network_denoiser, posterior_samples
 from ctdiff_edu.training import RECIPES, pretrained, stream, train_step
 
@@ -33,10 +35,10 @@ def patches(n, seed=0):
     return add_noise(phantoms(n, seed=seed), 0.3, torch.Generator().manual_seed(seed))
 
 def peak_memory(code):
-    "Seconds and peak memory (MB) of `code` in a process of its own, after torch and the weights are loaded."
-    head = "import json, resource, time, torch; torch.set_num_threads(%d)\n" % torch.get_num_threads()
+    "Seconds and peak memory (MB) of `code` in a process of its own, after torch and the weights are loaded. Linux only: getrusage would count what the parent holds."
+    head = "import json, re, time, torch; torch.set_num_threads(%d)\n" % torch.get_num_threads()
     head += "from ctdiff_edu.training import pretrained; from ctdiff_edu.sampling import network_denoiser\nD = network_denoiser(*pretrained('talk'))\n"
-    tail = "\nprint(json.dumps([time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))"
+    tail = "\nprint(json.dumps([time.perf_counter() - start, int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024]))"
     return json.loads(subprocess.run([sys.executable, "-c", head + "start = time.perf_counter()\n" + code + tail], check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 @row
@@ -92,6 +94,8 @@ def main():
     p.add_argument("--threads", type=int, help="processor threads (torch's choice by default)")
     p.add_argument("--out", help="CSV file to write")
     a = p.parse_args()
+    if a.threads is not None and a.threads < 1: p.error(f"--threads: got {a.threads}, want 1 or more")
+    if a.out and not Path(a.out).absolute().parent.is_dir(): p.error(f"--out: {Path(a.out).parent} is not an existing folder")
     if a.threads: torch.set_num_threads(a.threads)
     about = dict(threads=torch.get_num_threads(), torch=torch.__version__, ctdiff=__version__, capability=torch.backends.cpu.get_cpu_capability())
     print(", ".join(f"{k} {v}" for k, v in about.items()))
@@ -102,8 +106,9 @@ def main():
             print(f"  {what:44} {value:10.4g} {unit}", flush=True)
             table.append(dict(row=name, what=what, value=value, unit=unit) | about)
     if a.out:
-        with open(a.out, "w", newline="") as f:
-            out = csv.DictWriter(f, list(table[0]), lineterminator="\n"); out.writeheader(); out.writerows(table)
+        text = io.StringIO(newline="")
+        out = csv.DictWriter(text, list(table[0]), lineterminator="\n"); out.writeheader(); out.writerows(table)
+        write_whole(a.out, lambda f: f.write(text.getvalue().encode()))
 
 if __name__ == "__main__":
     main()

@@ -26,7 +26,7 @@ CARD = """# Model card: {name}
 | commit | {commit} |
 | training | {step:,} steps of {batch} patches, {hours:.1f} h on {device} |
 | recipe | {recipe} |
-| last losses | noise loss: training {train:.4f}, validation {valid:.4f} (averaged weights, fixed noise) |
+| last losses | noise loss: training {train:.4f}, validation {valid:.4f} ({average}fixed noise) |
 
 ## Data
 
@@ -68,6 +68,7 @@ def main():
         cls=about["model"]["cls"], parameters=sum(q.numel() for q in model.parameters()), size=len(content)/1e6, sha256=hashlib.sha256(content).hexdigest(),
         schedule=f"{schedule['cls']}({', '.join(f'{k}={v}' for k, v in schedule['kwargs'].items())})", step=about["step"], batch=about["recipe"]["batch_size"],
         hours=about["seconds"]/3600, recipe=", ".join(f"{k} {v}" for k, v in about["recipe"].items()), train=last["train_noise"], valid=last["valid_noise"],
+        average="averaged weights, " if about["recipe"]["ema"] else "",
         data="\n".join(f"- {SOURCES[d]}" for d in a.data), scores="\n\n".join(f"`{command}`\n\n{table(path)}" for path, command in a.scores) or "Not scored."))
     print(path, f"{len(content)/1e6:.1f} MB")
 

@@ -34,13 +34,14 @@ class Recipe:
     clip: float = 1.0            # largest gradient norm
     ema: float = 0.0             # decay of the moving average of the weights; 0: none
     bf16: bool = False           # bfloat16 autocast
-    sigma: float | None = None   # the only noise level to learn (a supervised denoiser); None: all of them
+    sigma: float | None = None   # noise level to learn around (see `draw_times`); None: t ~ U[0,1)
+    spread: float = 0.0          # standard deviation of ln(level) around sigma; 0: sigma only, a supervised denoiser
     seed: int = 0                # of data order, times and noise
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "lr", "restart_epochs", "clip"):
             if not 0 < getattr(self, name) < math.inf: raise ValueError(f"{name}: got {getattr(self, name)!r}, want a finite number above 0")
-        for name in ("weight_decay", "warmup", "lambda_freq", "seed"):
+        for name in ("weight_decay", "warmup", "lambda_freq", "spread", "seed"):
             if not 0 <= getattr(self, name) < math.inf: raise ValueError(f"{name}: got {getattr(self, name)!r}, want a finite number, 0 or more")
         if self.sigma is not None and not 0 < self.sigma < math.inf: raise ValueError(f"sigma: got {self.sigma!r}, want a finite number above 0, or None")
         if not 0 <= self.ema < 1: raise ValueError(f"ema: got {self.ema!r}, want a number from 0 to below 1")
@@ -48,7 +49,7 @@ class Recipe:
 # %% ../nbs/06_training.ipynb #c0de06aa
 RECIPES = {
     "talk": Recipe(),
-    "one-cycle": Recipe(epochs=8, restart_epochs=8, lr=4e-4, warmup=300, lambda_freq=0.0, ema=0.999, bf16=True),
+    "one-cycle": Recipe(epochs=8, restart_epochs=8, lr=4e-4, warmup=300, lambda_freq=0.0, ema=0.999, bf16=True, sigma=0.3, spread=0.6),
 }
 
 # %% ../nbs/06_training.ipynb #ba6107a2
@@ -86,7 +87,7 @@ def train_step(
 ):              # (3,) total, noise and frequency loss; FloatingPointError if not finite
     "One optimizer step on one batch."
     with torch.autocast(x0.device.type, torch.bfloat16, enabled=recipe.bf16):
-        total, noise, freq = diffusion_loss(model, sde, x0, recipe.lambda_freq, generator, recipe.sigma)
+        total, noise, freq = diffusion_loss(model, sde, x0, recipe.lambda_freq, generator, recipe.sigma, recipe.spread)
     opt.zero_grad(); total.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     if not torch.isfinite(total + norm): raise FloatingPointError(f"loss: got {total.item()} with gradient norm {norm.item()}, want finite numbers")
@@ -189,7 +190,7 @@ def validate(
     model.eval(); sums = torch.zeros(3, dtype=torch.float64)
     for i, x in enumerate(x0.split(recipe.batch_size)):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bf16):
-            losses = diffusion_loss(model, sde, x, recipe.lambda_freq, stream(recipe.seed, VALID, i, device=x.device), recipe.sigma)
+            losses = diffusion_loss(model, sde, x, recipe.lambda_freq, stream(recipe.seed, VALID, i, device=x.device), recipe.sigma, recipe.spread)
         sums += len(x) * torch.stack(losses).double().cpu()
     return (sums / len(x0)).tolist()
 
@@ -233,7 +234,7 @@ class Run(Epochs):
         tensors, meta = load_checkpoint(path)
         if "running" not in meta: raise ValueError(f"resume: {path} holds weights only, want the checkpoint of a run")
         for k, want in self.about().items():
-            got = (dict(sigma=None) if k == "recipe" else {}) | (meta.get(k) or {})   # older checkpoints do not name sigma
+            got = (dict(sigma=None, spread=0.0) if k == "recipe" else {}) | (meta.get(k) or {})   # older checkpoints do not name these
             odd = [f"{f} {got.get(f)}, want {v}" for f, v in want.items() if got.get(f) != v]
             if odd: raise ValueError(f"resume: {path} was made with another {k}: {'; '.join(odd)}")
         part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -253,16 +253,17 @@ def _patches(sources, split):
 # %% ../nbs/14_cli.ipynb #cc72876a
 def cmd_train(a):
     "Train the talk's U-Net by one of the recipes."
-    recipe = dataclasses.replace(RECIPES[a.recipe], **{k: v for k in _LIMITS if (v := getattr(a, k)) is not None})
+    recipe = dataclasses.replace(RECIPES[a.recipe], **{k: getattr(a, k) for k in _LIMITS if hasattr(a, k)})
     out, device, started = _run_folder(a), _device(a.device), time.perf_counter()
     train, valid = (_patches(a.data, split).to(device) for split in ("train", "val"))
     _say("data", f"{', '.join(a.data)}: {len(train)} training and {len(valid)} validation patches of {train.shape[2]}x{train.shape[3]}")
     _say("recipe", f"{a.recipe}: " + ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(recipe).items()))
     _say("run", f"{device}, {torch.get_num_threads()} threads, ctdiff {__version__}, torch {torch.__version__}")
     torch.manual_seed(recipe.seed)
-    model, sde = UNet().to(device), VPSDE(CosineTable())
+    model, sde = pretrained(a.init, device) if a.init else (UNet().to(device), VPSDE(CosineTable()))
+    _say("start", f"{a.init}: {model.about['step']} steps on {', '.join(model.about.get('trained_on', ['data that its header does not name']))}" if a.init else f"random weights, seed {recipe.seed}")
     history = _fit(a, out, model, sde, train, valid, recipe)
-    _results(a, out, history, device, time.perf_counter() - started)
+    _results(a, out, history, device, time.perf_counter() - started, model.about if a.init else None)
 
 # %% ../nbs/14_cli.ipynb #cc8dbe20
 def _writable_folder(a):
@@ -289,11 +290,11 @@ def _fit(a, out, model, sde, train, valid, recipe):
     finally:
         if not any(out.iterdir()): out.rmdir()
 
-# %% ../nbs/14_cli.ipynb #596a59b1
-def _results(a, out, history, device, seconds):
+# %% ../nbs/14_cli.ipynb #f3b1a6f3
+def _results(a, out, history, device, seconds, before):
     "Write what a run leaves beside its checkpoint, and say how it ended."
     from matplotlib.figure import Figure
-    export_weights(out / "checkpoint.safetensors", out / "weights.safetensors", trained_on=a.data, device=device, torch=torch.__version__)
+    export_weights(out / "checkpoint.safetensors", out / "weights.safetensors", before, trained_on=a.data, device=device, torch=torch.__version__)
     table, fig = io.StringIO(newline=""), Figure(figsize=(5, 3), dpi=110, layout="constrained")
     writer = csv.DictWriter(table, list(history[0]), lineterminator="\n")
     writer.writeheader(); writer.writerows(history)
@@ -399,7 +400,10 @@ def _train_parser(sub):
     p.add_argument("--data", action="append", required=True, help="as in demo; may be given several times")
     p.add_argument("--out", required=True, help="folder for checkpoint, weights, history and loss curve")
     p.add_argument("--recipe", choices=RECIPES, default="talk", help="what the options below start from (talk)")
-    for name, kind in _LIMITS.items(): p.add_argument("--" + name.replace("_", "-"), type=kind, help=", ".join(f"{r} {getattr(v, name)}" for r, v in RECIPES.items()))
+    about = dict(sigma="noise level to learn around, or none: ", spread="how far around it (of the logarithm), 0: that level only: ")
+    for name, kind in _LIMITS.items():
+        p.add_argument("--" + name.replace("_", "-"), type=kind, default=argparse.SUPPRESS, help=about.get(name, "") + ", ".join(f"{r} {getattr(v, name)}" for r, v in RECIPES.items()))
+    p.add_argument("--init", help="name of weights that come with the package, or a .safetensors file, to start from instead of random weights")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     p.add_argument("--save-every", type=_COUNT, default=500, help="steps between checkpoints (500)")
     p.add_argument("--max-steps", type=_COUNT, help="stop after so many steps in all")

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SOLVERS', 'GRIDS', 'tiled', 'network_denoiser', 'AsNetwork', 'Bfloat16', 'generative_denoising', 'condition',
-           'denoise', 'ancestral', 'time_levels', 'sample', 'posterior_samples']
+           'denoise', 'ancestral', 'check_levels', 'time_levels', 'sample', 'posterior_samples']
 
-# %% ../nbs/07_sampling.ipynb #2161eefa
+# %% ../nbs/07_sampling.ipynb #9611e443
+import importlib
 import torch
 from .data import check_sigma
 from .schedule import CosineSchedule
@@ -158,6 +159,13 @@ def ancestral(
         x = x0 + keep * (x - x0) + s_next * (1 - keep)**0.5 * z
     return x
 
+# %% ../nbs/07_sampling.ipynb #51b7fe11
+def check_levels(n_steps, sigma_max=80.0, sigma_min=0.005, rho=7.0):
+    "ValueError unless a grid can have so many levels between these ends."
+    if n_steps != int(n_steps) or n_steps < 1: raise ValueError(f"n_steps: got {n_steps}, want an integer, at least 1")
+    if not 0 < sigma_min < sigma_max < float("inf"): raise ValueError(f"sigma_min, sigma_max: got {sigma_min}, {sigma_max}, want 0 < sigma_min < sigma_max")
+    if not 0 < rho < float("inf"): raise ValueError(f"rho: got {rho}, want a finite number above 0")
+
 # %% ../nbs/07_sampling.ipynb #496aca01
 def time_levels(
     n_steps,           # number of levels above 0
@@ -165,7 +173,7 @@ def time_levels(
     sigma_min=0.005,   # the last before 0
 ):                     # list of n_steps + 1 decreasing floats, ending with 0.0
     "Noise levels at equal steps of the cosine schedule's time."
-    if not 0 < sigma_min < sigma_max < float("inf"): raise ValueError(f"sigma_min, sigma_max: got {sigma_min}, {sigma_max}, want 0 < sigma_min < sigma_max")
+    check_levels(n_steps, sigma_max, sigma_min)
     ends = [CosineSchedule().time_at(s) for s in (sigma_max, sigma_min)]
     bar = CosineSchedule().alpha_bar(torch.linspace(*ends, n_steps, dtype=torch.float64))
     return (1 / bar - 1).sqrt().tolist() + [0.0]
@@ -183,15 +191,20 @@ def sample(
     grid="time",         # a name in `GRIDS`
     dtype=torch.float32, # of the samples
     device=None,         # of the samples; the generator's, or the CPU
+    mean=0.0,            # of the first state: a number or (B,1,H,W)
+    eta=None,            # for solver "ddim": share of fresh noise in [0,1]
     **levels,            # sigma_max, sigma_min: passed to the grid
 ):                       # (B,1,H,W), unclipped
     "Draw images from the prior, or the posterior, that a denoiser stands for."
-    if n_steps != int(n_steps) or n_steps < 1: raise ValueError(f"n_steps: got {n_steps}, want an integer, at least 1")
+    if solver not in SOLVERS or grid not in GRIDS: importlib.import_module("ctdiff_edu.solvers")     # lesson 09 adds more of both
     for name, got, known in (("solver", solver, SOLVERS), ("grid", grid, GRIDS)):
         if got not in known: raise ValueError(f"{name}: got {got!r}, want one of {sorted(known)}")
-    s = GRIDS[grid](n_steps, **levels)
-    x = s[0] * torch.randn(shape, generator=generator, dtype=dtype, device=device or (generator.device if generator else None))
-    return SOLVERS[solver](D, x, s, generator)
+    if eta is not None and solver != "ddim": raise ValueError(f"eta: got {eta} for solver {solver!r}, want it for 'ddim' only")
+    check_levels(n_steps, **levels)
+    f, how = SOLVERS[solver], {} if eta is None else dict(eta=eta)
+    s = GRIDS[grid](getattr(f, "n_levels", int)(n_steps), **levels)
+    x = mean + s[0] * torch.randn(shape, generator=generator, dtype=dtype, device=device or (generator.device if generator else None))
+    return f(D, x, s, generator, **how)
 
 # %% ../nbs/07_sampling.ipynb #53ad828c
 def posterior_samples(
@@ -201,9 +214,13 @@ def posterior_samples(
     k,               # samples of each image
     n_steps=15,      # network calls for each sample
     generator=None,  # torch.Generator
+    warm=None,       # start at this noise level around the one-call estimate (lesson 09), which is one of the calls; None: at sigma_max around 0
     **how,           # solver, grid, ...: passed to `sample`
 ):                   # (k,B,1,H,W), unclipped; their mean over k estimates E[x0 | y]
     "Draw `k` samples from p(x0 | y)."
     if k < 1: raise ValueError(f"k: got {k}, want at least 1 sample")
+    if warm is not None:
+        if n_steps < 2: raise ValueError(f"n_steps: got {n_steps} with a warm start, want at least 2")
+        n_steps, how = n_steps - 1, how | dict(mean=denoise(D, y, sigma_n).repeat(k, 1, 1, 1), sigma_max=warm)
     D_y = condition(D, y.repeat(k, 1, 1, 1), sigma_n)
     return sample(D_y, (k * len(y), *y.shape[1:]), n_steps, generator, dtype=y.dtype, device=y.device, **how).view(k, *y.shape)

@@ -301,12 +301,19 @@ def plot_history(
 def export_weights(
     checkpoint,  # checkpoint file of a run
     path,        # .safetensors file to write
+    before=None, # header (`about`) of the weights with which the run began, if it did not begin at random
     **notes,     # added to the header, e.g. license="CC BY-SA 4.0"
-):               # the header that was written
+):               # the header that was written: steps, seconds and history of all stages, the recipe of the last, and `stages`, the recipe, steps and seconds of each
     "Write a run's averaged (or plain) weights as a small fp16 file that `pretrained` reads."
     tensors, meta = load_checkpoint(checkpoint)
     prefix = "ema." if any(k.startswith("ema.") for k in tensors) else "model."
     meta = {k: meta[k] for k in ("step", "seconds", "recipe", "model", "schedule", "data", "history")} | notes
+    stage = lambda m: m.get("stages") or [{k: m[k] for k in ("recipe", "step", "seconds")}]
+    meta["stages"] = stage(meta)
+    if before:
+        last = before["history"][-1]
+        meta |= dict(stages=stage(before) + meta["stages"], step=before["step"] + meta["step"], seconds=before["seconds"] + meta["seconds"],
+                     history=before["history"] + [row | {k: row[k] + last[k] for k in ("epoch", "step", "seconds")} for row in meta["history"]])
     save_checkpoint(path, {f"model.{k.removeprefix(prefix)}": v.half() for k, v in tensors.items() if k.startswith(prefix)}, meta)
     return meta
 

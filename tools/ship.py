@@ -4,7 +4,7 @@ import csv
 import hashlib
 from pathlib import Path
 
-from ctdiff_edu.training import export_weights, pretrained
+from ctdiff_edu.training import export_weights, load_checkpoint, pretrained
 
 WEIGHTS = Path(__file__).resolve().parents[1]/"ctdiff_edu"/"weights"
 SOURCES = {
@@ -55,11 +55,11 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("checkpoint"); p.add_argument("name"); p.add_argument("--summary", required=True); p.add_argument("--command", required=True)
     p.add_argument("--commit", required=True); p.add_argument("--device", required=True); p.add_argument("--data", action="append", required=True, choices=SOURCES)
-    p.add_argument("--scores", nargs=2, action="append", metavar=("CSV", "COMMAND"), default=[], help="a table of `ctdiff evaluate` and the command that made it")
+    p.add_argument("--before", help="checkpoint with which the run began, if it did not begin at random"); p.add_argument("--scores", nargs=2, action="append", metavar=("CSV", "COMMAND"), default=[], help="a table of `ctdiff evaluate` and the command that made it")
     a = p.parse_args()
     WEIGHTS.mkdir(exist_ok=True)
     path = WEIGHTS/f"{a.name}.safetensors"
-    about = export_weights(a.checkpoint, path, license="CC BY-SA 4.0", trained_on=a.data, command=a.command, commit=a.commit)
+    about = export_weights(a.checkpoint, path, a.before and load_checkpoint(a.before)[1], license="CC BY-SA 4.0", trained_on=a.data, command=a.command, commit=a.commit)
     model, _ = pretrained(a.name)
     last, content = about["history"][-1], path.read_bytes()
     schedule = about["schedule"]
@@ -67,7 +67,7 @@ def main():
         name=a.name, summary=a.summary, command=a.command, commit=a.commit, device=a.device, module=about["model"]["module"],
         cls=about["model"]["cls"], parameters=sum(q.numel() for q in model.parameters()), size=len(content)/1e6, sha256=hashlib.sha256(content).hexdigest(),
         schedule=f"{schedule['cls']}({', '.join(f'{k}={v}' for k, v in schedule['kwargs'].items())})", step=about["step"], batch=about["recipe"]["batch_size"],
-        hours=about["seconds"]/3600, recipe=", ".join(f"{k} {v}" for k, v in about["recipe"].items()), train=last["train_noise"], valid=last["valid_noise"],
+        hours=about["seconds"]/3600, recipe="; then ".join(", ".join(f"{k} {v}" for k, v in s["recipe"].items()) + f" ({s['step']:,} steps)" for s in about["stages"]), train=last["train_noise"], valid=last["valid_noise"],
         average="averaged weights, " if about["recipe"]["ema"] else "",
         data="\n".join(f"- {SOURCES[d]}" for d in a.data), scores="\n\n".join(f"`{command}`\n\n{table(path)}" for path, command in a.scores) or "Not scored."))
     print(path, f"{len(content)/1e6:.1f} MB")

@@ -93,7 +93,7 @@ def solver_table(
     net="talk",   # network
     paths=PATHS,  # dict of name -> arguments of `posterior_samples`
     calls=CALLS,  # numbers of network calls
-    n=64,         # patches
+    n=32,         # patches
 ):                # rows
     "Quality of one posterior sample against network calls for each solver."
     D = study.network(net).D

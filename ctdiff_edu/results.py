@@ -215,7 +215,7 @@ def save_figure(
     write_whole(path, lambda f: fig.savefig(f, format="png"))
 
 def _figure(width, height, **how):
-    fig = Figure(figsize=(width, height), dpi=80, layout="constrained")
+    fig = Figure(figsize=(width, height), dpi=72, layout="constrained")
     return fig, fig.subplots(**how)
 
 def _bars(ax, rows, key, labels, colors):
@@ -279,7 +279,7 @@ def talk_table(
 def plot_patches(
     study,      # `Study`
     net="talk", # network
-    n=8,        # patches
+    n=6,        # patches
     n_steps=TALK_STEPS,  # of the talk's sampler
 ):              # figure
     "The talk's comparison, clean above noisy above denoised, and one call of the same network below."
@@ -289,7 +289,7 @@ def plot_patches(
     fig, axes = _figure(6, 6 * len(rows) / n, nrows=len(rows), ncols=n)
     for (name, x), line in zip(rows.items(), axes):
         for i, ax in enumerate(line):
-            ax.imshow(x[i, 0].float(), cmap="gray", vmin=-1, vmax=1, interpolation="nearest"); ax.set(xticks=[], yticks=[])
+            ax.imshow((8 * x[i, 0].float().clamp(-1, 1)).round() / 8, cmap="gray", vmin=-1, vmax=1, interpolation="nearest"); ax.set(xticks=[], yticks=[])
             if name != "clean": ax.set_xlabel(f"{psnr(x[i:i+1].float(), study.x0[i:i+1]).item():.1f} dB", fontsize=6, labelpad=1)
         line[0].set_ylabel(name, fontsize=7)
     return fig

@@ -31,9 +31,10 @@ def compare(folder, data):
     print(f"{data}: {len(fresh)} rows recomputed and compared")
 
 def cells(rows):
-    "Each row as it is printed: method, PSNR and SSIM with their intervals."
+    "Each row as it is printed: method (or lambda), PSNR and SSIM with their intervals."
     for r in rows:
-        yield r["method"], f"{r['psnr']:.2f} [{r['psnr_lo']:.2f}, {r['psnr_hi']:.2f}]", f"{r['ssim']:.3f} [{r['ssim_lo']:.3f}, {r['ssim_hi']:.3f}]"
+        name = r["method"] if "method" in r else f"{r['lambda_freq']:g}"
+        yield name, f"{r['psnr']:.2f} [{r['psnr_lo']:.2f}, {r['psnr_hi']:.2f}]", f"{r['ssim']:.3f} [{r['ssim_lo']:.3f}, {r['ssim_hi']:.3f}]"
 
 def printed(text, rows, where):
     "Lines on the rows that `text` does not print."

@@ -30,17 +30,21 @@ def compare(folder, data):
             if abs(number(r[k]) - number(old[k])) > most: yield f"{folder.name}: {r['group']}, {r['method']}: {k} {old[k]} in the table, {r[k]} recomputed"
     print(f"{data}: {len(fresh)} rows recomputed and compared")
 
-def cells(rows):
-    "Each row as it is printed: method (or lambda), PSNR and SSIM with their intervals."
+def cells(rows, key):
+    "Each row as it is printed: its first cell, PSNR and SSIM with their intervals."
     for r in rows:
-        name = r["method"] if "method" in r else f"{r['lambda_freq']:g}"
+        name = r[key] if isinstance(r[key], str) else f"{r[key]:g}"
         yield name, f"{r['psnr']:.2f} [{r['psnr_lo']:.2f}, {r['psnr_hi']:.2f}]", f"{r['ssim']:.3f} [{r['ssim_lo']:.3f}, {r['ssim_hi']:.3f}]"
 
-def printed(text, rows, where):
+def printed(text, rows, where, key="method"):
     "Lines on the rows that `text` does not print."
     lines = [" ".join(l.split()) for l in text.splitlines()]
-    for row in cells(rows):
+    for row in cells(rows, key):
         if not any(all(c in l for c in row) for l in lines): yield f"{where} does not print: {', '.join(row)}"
+
+def outputs(notebook):
+    "All text that a lesson's cells print."
+    return "".join("".join(o.get("text", [])) for c in json.loads((ROOT/"nbs"/notebook).read_text())["cells"] for o in c.get("outputs", []))
 
 def problems():
     for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
@@ -48,11 +52,12 @@ def problems():
         try: load_patches(data, "test")
         except FileNotFoundError: print(f"{data}: not on this machine, its table was not recomputed"); continue
         yield from compare(folder, data)
-    outputs = [o for c in json.loads((ROOT/"nbs"/"08_results.ipynb").read_text())["cells"] for o in c.get("outputs", [])]
-    lesson = "".join("".join(o.get("text", [])) for o in outputs)
+    lesson = outputs("08_results.ipynb")
     board = load_table(RESULTS/"ct_patches28"/"leaderboard.csv")
     yield from printed(lesson, [r for r in board if r["group"] in ("all", "label 0", "label 1")], "08_results.ipynb")
-    for name in ("talk", "ablation", "roles", "freq"): yield from printed(lesson, load_table(RESULTS/"ct_patches28"/f"{name}.csv"), "08_results.ipynb")
+    for name, key in (("talk", "method"), ("ablation", "method"), ("roles", "method"), ("freq", "lambda_freq")):
+        yield from printed(lesson, load_table(RESULTS/"ct_patches28"/f"{name}.csv"), "08_results.ipynb", key)
+    yield from printed(outputs("09_solvers.ipynb"), load_table(RESULTS/"ct_patches28"/"solvers.csv"), "09_solvers.ipynb", "calls")
     yield from printed((ROOT/"README.md").read_text(), [r for r in board if r["group"] == "all"], "README.md")
 
 def main():

@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from .data import add_noise, check_sigma, load_patches, patch_labels, write_whole
 from .baselines import FILTERS, CountCalls, bm3d, bootstrap_interval, identity, psnr, save_table, ssim
 from .training import Recipe, fit, pretrained, stream
-from .sampling import Bfloat16, denoise, generative_denoising, network_denoiser, posterior_samples, time_levels
-from .sde import VPSDE, per_image
+from .sampling import Bfloat16, denoise, generative_denoising, network_denoiser, posterior_samples
+from .sde import VPSDE
 from .schedule import CosineTable
 from .unet import UNet
 

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['frequency_domain_loss', 'draw_times', 'diffusion_loss']
 
-# %% ../nbs/05_loss.ipynb #d1a9300a
+# %% ../nbs/05_loss.ipynb #3b847805
 import torch
 import torch.nn.functional as F
+from .sde import per_image
 
 # %% ../nbs/05_loss.ipynb #f2b19a11
 def frequency_domain_loss(
@@ -42,20 +43,22 @@ def draw_times(
 
 # %% ../nbs/05_loss.ipynb #f3471d4a
 def diffusion_loss(
-    model,             # z = model(x_t, t), shapes (B,1,H,W), (B,)
+    model,             # z = model(x_t, t), shapes (B,1,H,W), (B,); or v, if its `prediction` is "v" (lesson 10)
     sde,               # `VPSDE`
     x0,                # (B,1,H,W) clean images in [-1,1]
     lambda_freq=0.1,   # weight of the frequency term; 0 skips it
     generator=None,    # torch.Generator for t and z
     sigma=None,        # noise level to learn, as in `draw_times`; None: every time alike
     spread=0.0,        # how far around `sigma`, as in `draw_times`
+    part=slice(None),  # which of the images this process takes (lesson 10); times and noises are drawn for all
 ):                     # total, noise, freq: 0-dim tensors
     "Noise-prediction MSE plus `lambda_freq` times the FFT-magnitude L1 of the clean estimate (the talk's listing), at times from `draw_times`."
     t = draw_times(sde.schedule, len(x0), sigma, spread, generator, x0.device)
-    x_t, z = sde.forward(x0, t, generator=generator)
-    z_pred = model(x_t, t)
-    loss_noise = F.mse_loss(z_pred.float(), z.float())
+    x0, t, x_t, z = (a[part] for a in (x0, t, *sde.forward(x0, t, generator=generator)))
+    out, v = model(x_t, t).float(), getattr(model, "prediction", "z") == "v"
+    a, b = per_image(sde.alpha(t), x_t), per_image(sde.sigma(t), x_t)
+    loss_noise = F.mse_loss(out, a * z - b * x0 if v else z.float())
     if lambda_freq == 0: return loss_noise, loss_noise, torch.zeros_like(loss_noise)
-    x0_pred = sde.tweedie(x_t, z_pred, t)
+    x0_pred = a * x_t - b * out if v else sde.tweedie(x_t, out, t)
     loss_freq = frequency_domain_loss(x0_pred, x0)
     return loss_noise + lambda_freq * loss_freq, loss_noise, loss_freq

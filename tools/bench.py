@@ -60,6 +60,7 @@ def one_call():
 
 def oracle():
     "diffusers' U-Net of about the same size: 48, 72 and 120 channels, one layer each, attention at the lowest resolution."
+    sys.modules.setdefault("torchvision", None)        # not needed for this, and one that does not match torch would stop it
     from diffusers import UNet2DModel
     net = UNet2DModel(sample_size=32, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(48, 72, 120), norm_num_groups=12,
                       down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"))
@@ -111,8 +112,7 @@ def limit():
     rate = 4096 * 1024 * 1024 / seconds(lambda: a @ b)
     yield "matrix rate, bfloat16", rate / 1e9, "G multiply-adds/s"
     y = patches(64)
-    for name in ("talk", "small"):
-        model, sde = pretrained(name)
+    for name, (model, sde) in networks().items():
         with FlopCounterMode(display=False) as count: model(y[:1], torch.tensor(0.2))
         work, D = count.get_total_flops() / 2, network_denoiser(Bfloat16(model), sde)
         yield f"{name}, multiply-adds of one call", work / 1e6, "M"

@@ -19,14 +19,14 @@ CARD = """# Model card: {name}
 
 | | |
 |---|---|
-| network | `{module}.{cls}`, {parameters:,} parameters, predicts the noise z; schedule `{schedule}` |
+| network | `{module}.{cls}`, {parameters:,} parameters, predicts {prediction}; schedule `{schedule}` |
 | file | `{name}.safetensors`, float16, {size:.1f} MB, sha256 `{sha256}` |
 | license of the weights | CC BY-SA 4.0 (the code is Apache-2.0) |
 | command | `{command}` |
 | commit | {commit} |
 | training | {step:,} steps of {batch} patches, {hours:.1f} h on {device} |
 | recipe | {recipe} |
-| last losses | noise loss: training {train:.4f}, validation {valid:.4f} ({average}fixed noise) |
+| last losses | {loss} loss: training {train:.4f}, validation {valid:.4f} ({average}fixed noise) |
 
 ## Data
 
@@ -68,6 +68,7 @@ def main():
         cls=about["model"]["cls"], parameters=sum(q.numel() for q in model.parameters()), size=len(content)/1e6, sha256=hashlib.sha256(content).hexdigest(),
         schedule=f"{schedule['cls']}({', '.join(f'{k}={v}' for k, v in schedule['kwargs'].items())})", step=about["step"], batch=about["recipe"]["batch_size"],
         hours=about["seconds"]/3600, recipe="; then ".join(", ".join(f"{k} {v}" for k, v in s["recipe"].items()) + f" ({s['step']:,} steps)" for s in about["stages"]), train=last["train_noise"], valid=last["valid_noise"],
+        prediction=dict(z="the noise z", v="v = alpha z - sigma x0")[model.prediction], loss=dict(z="noise", v="v")[model.prediction],
         average="averaged weights, " if about["recipe"]["ema"] else "",
         data="\n".join(f"- {SOURCES[d]}" for d in a.data), scores="\n\n".join(f"`{command}`\n\n{table(path)}" for path, command in a.scores) or "Not scored."))
     print(path, f"{len(content)/1e6:.1f} MB")

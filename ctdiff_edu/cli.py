@@ -22,7 +22,7 @@ from .schedule import CosineTable
 from .unet import UNet
 from .network import SmallUNet
 from .training import RECIPES, export_weights, fit, plot_history, pretrained, ranks, stream
-from .sampling import denoise, generative_denoising, network_denoiser, posterior_samples
+from .sampling import AsNetwork, denoise, generative_denoising, network_denoiser, posterior_samples
 from .results import COLUMNS, TABLES, TALK_STEPS, WEIGHTS, Study, format_rows, reproduce
 
 # %% ../nbs/14_cli.ipynb #bb5c972c
@@ -69,7 +69,7 @@ METHODS = {"noisy": "noisy", "blur": "blur", "tv": "TV", "nlm": "NLM", "wavelet"
 
 def _calls(name, steps):
     "Network calls that a method makes for one image."
-    return {"talk": steps, "one-call": 1, "sample": SAMPLE_CALLS, "mean8": 8 * SAMPLE_CALLS}.get(name, 0)
+    return {"talk": steps, "one-call": 1, "sample": SAMPLE_CALLS, "mean8": 8 * (SAMPLE_CALLS - 1) + 1}.get(name, 0)
 
 # %% ../nbs/14_cli.ipynb #279a4cb9
 SAMPLE_CALLS = 10  # network calls for one posterior sample
@@ -81,7 +81,8 @@ def _draw(D, y, sigma_n, k, generator):
 def _method(name, model, sde, a, generator):
     "The denoiser behind a name; a sampler draws from the generator."
     D = network_denoiser(model, sde)
-    known = dict(noisy=identity, bm3d=bm3d, talk=lambda y, s: generative_denoising(y, model, sde, s, a.steps, rule="text", generator=generator))
+    z = model if model.prediction == "z" else AsNetwork(D, sde)                # the talk's sampler wants the noise
+    known = dict(noisy=identity, bm3d=bm3d, talk=lambda y, s: generative_denoising(y, z, sde, s, a.steps, rule="text", generator=generator))
     known |= {"one-call": D, "sample": lambda y, s: _draw(D, y, s, 1, generator)[0], "mean8": lambda y, s: _draw(D, y, s, 8, generator).mean(0)}
     return (known | FILTERS)[name]
 
@@ -130,9 +131,10 @@ def _score(a, x0, names):
 def _gathered(work):
     "The work of every process, in the first of them."
     rank, world = ranks()
-    all_ = [None] * world if rank == 0 else None
-    if world > 1: torch.distributed.gather_object(work, all_)
-    return all_ if world > 1 else [work]
+    if world == 1: return [work]
+    parts = [None] * world if rank == 0 else None
+    torch.distributed.gather_object(work, parts)
+    return parts
 
 # %% ../nbs/14_cli.ipynb #2f62a9c0
 def _choose(a, n, strict=True):

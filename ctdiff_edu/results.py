@@ -376,7 +376,7 @@ def leaderboard_table(
     "Every method on the same measurement."
     talk = f"talk's sampler, text rule, {n_steps} steps"
     methods = [("noisy", _filter(study, identity), None, None, 256), *((_NAMES[k], _filter(study, f), None, None, 64) for k, f in FILTERS.items()),
-               (f"one call ({net})", _one_call(study, net), None, net, 64), ("one call (supervised)", _one_call(study, "supervised"), None, "supervised", 64)]
+               *((f"one call ({of})", _one_call(study, of), None, of, 64) for of in (net, "supervised"))]
     if not quick: methods += [("samples", _samples(study, net, 8), None, net, 64), ("BM3D", _filter(study, bm3d), counts[0], None, 64), (talk, _talk(study, net, "text", n_steps), counts[1], net, 16)]
     scores = {}
     for name, f, n, of, batch in methods: scores |= measure(study, name, f, n, of, batch=batch)

@@ -102,6 +102,7 @@ def generative_denoising(
     generator=None,  # torch.Generator
 ):                   # (B,1,H,W) in [-1,1]
     "The talk's generative denoising, line by line, clamp included. Kept to be studied; `denoise` and `sample` are what to use."
+    if getattr(model, "prediction", "z") != "z": raise ValueError(f"model.prediction: got {model.prediction!r}, want 'z' (AsNetwork turns one into the other)")
     if rule not in ("text", "listing"): raise ValueError(f"rule: got {rule!r}, want 'text' or 'listing'")
     if n_steps < 1: raise ValueError(f"n_steps: got {n_steps}, want at least 1")
     sigma_n = check_sigma(sigma_n)

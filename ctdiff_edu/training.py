@@ -103,7 +103,8 @@ def turned(
 ):              # (B,1,H,W)
     "Each image mirrored along each axis with probability 1/2 and, if square, transposed with probability 1/2."
     a, b, c = (torch.rand(3, len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5)
-    x = torch.where(b, torch.where(a, x, x.flip(-1)).flip(-2), torch.where(a, x, x.flip(-1)))
+    x = torch.where(a, x, x.flip(-1))
+    x = torch.where(b, x, x.flip(-2))
     return torch.where(c, x.mT, x) if x.shape[-1] == x.shape[-2] else x
 
 # %% ../nbs/06_training.ipynb #688ff0ef

@@ -383,13 +383,13 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs): super().__init__(*args, **kwargs | dict(allow_abbrev=False))
     def error(self, message): raise ValueError(f"{message} ({self.prog} --help tells more)")
 
-def _common(p, seed=True):
+def _common(p, seed=True, weights="talk"):
     "Options that several commands share."
     p.add_argument("--threads", type=_number(int, 1, 1024), help="processor threads (torch's choice by default)")
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the network runs (auto: cuda if there is one)")
     if not seed: return
     p.add_argument("--seed", type=_SEED, default=0, help="of noise, choice of patches and samples (0)")
-    p.add_argument("--weights", default="talk", help="name of weights that come with the package, or a .safetensors file (talk)")
+    p.add_argument("--weights", default=weights, help=f"name of weights that come with the package, or a .safetensors file ({weights})")
 
 # %% ../nbs/14_cli.ipynb #606b1c5d
 def _demo_parser(sub):
@@ -410,7 +410,7 @@ def _denoise_parser(sub):
     p.add_argument("--sigma", type=_number(float, 0), required=True, help="standard deviation of the noise in HU (DICOM, NIfTI), grey levels (PNG, TIFF) or array units (NPY)")
     p.add_argument("--samples", type=_COUNT, default=0, metavar="K", help="mean of K posterior samples instead of one call")
     p.add_argument("--range", type=float, nargs=2, metavar=("LO", "HI"), help="values that become -1 and 1 (HU: -150 250; grey: 0 and the largest; needed for NPY)")
-    _common(p)
+    _common(p, weights="small")
     p.set_defaults(run=cmd_denoise)
 
 # %% ../nbs/14_cli.ipynb #8bad7db8

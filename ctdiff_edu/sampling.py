@@ -17,35 +17,35 @@ from .sde import in_range, per_image
 def tiled(
     f,             # maps (b,1,h,w) and the slice of the batch it belongs to, to (b,1,h,w)
     x,             # (B,1,H,W)
-    tile=128,      # largest side that `f` sees (px)
-    overlap=32,    # shared by neighbouring tiles, where one fades into the next (px)
+    tile=192,      # largest side that `f` sees (px)
+    overlap=56,    # shared by neighbouring tiles (px)
     budget=2**18,  # largest b*h*w in one call of `f`: bounds the memory
 ):                 # (B,1,H,W)
-    "Apply `f` to overlapping tiles and to as many images at once as the budget allows; blend linearly."
+    "Apply `f` to overlapping tiles and to as many images at once as the budget allows; fade from one to the next in the middle of their overlap."
     if x.ndim != 4: raise ValueError(f"x: got shape {tuple(x.shape)}, want (B,1,H,W)")
     if not 0 <= overlap < tile: raise ValueError(f"overlap: got {overlap}, want a number from 0 to below the tile's {tile}")
-    H, W = x.shape[2:]
-    h, w = min(H, tile), min(W, tile)
-    def starts(n, size):                               # evenly spread, none further than tile - overlap from the next
-        k = -(-(n - size) // (tile - overlap))
-        return [round(i * (n - size) / max(1, k)) for i in range(k + 1)]
-    ramp = lambda size: torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).clamp(max=max(1, overlap)).to(x)
-    weight, step = ramp(h)[:, None] * ramp(w), max(1, budget // (h * w))
+    def spans(n):                                      # evenly spread, none further than tile - overlap from the next
+        k, align = -(-(n - tile) // (tile - overlap)), 8 if tile - overlap >= 8 else 1
+        return [(i, min(i + tile, n)) for i in (-(-j * (n - tile) // (k * align)) * align for j in range(k + 1))] if n > tile else [(0, n)]
+    margin = 3 * overlap // 8
+    ramp = lambda n: (torch.minimum(torch.arange(1, n + 1), torch.arange(n, 0, -1)) - margin).clamp(1e-3, max(1, overlap - 2 * margin)).to(x)
     out, total = torch.zeros_like(x), torch.zeros_like(x[:1])
-    for i in starts(H, h):
-        for j in starts(W, w):
+    for top, bottom in spans(x.shape[2]):
+        for left, right in spans(x.shape[3]):
+            h, w = bottom - top, right - left
+            weight, step = ramp(h)[:, None] * ramp(w), max(1, budget // (h * w))
             for b in range(0, len(x), step):
                 part = slice(b, b + step)
-                out[part, :, i:i+h, j:j+w] += weight * f(x[part, :, i:i+h, j:j+w], part)
-            total[..., i:i+h, j:j+w] += weight
+                out[part, :, top:bottom, left:right] += weight * f(x[part, :, top:bottom, left:right], part)
+            total[..., top:bottom, left:right] += weight
     return out / total
 
 # %% ../nbs/07_sampling.ipynb #6c2e9916
 def network_denoiser(
     model,      # network with `prediction` "z" or "v": out = model(x_t, t)
     sde,        # `VPSDE` it was trained with
-    tile=128,   # largest side the network sees at once (px)
-    overlap=32, # of neighbouring tiles (px)
+    tile=192,   # largest side the network sees at once (px)
+    overlap=56, # of neighbouring tiles (px)
 ):              # denoiser D(x, sigma), x (B,1,H,W), sigma a number or (B,)
     "Make a trained network a denoiser: ask it at the time whose sigma_t/alpha_t is sigma. Never clips."
     if model.prediction not in ("z", "v"): raise ValueError(f"model.prediction: got {model.prediction!r}, want 'z' or 'v'")

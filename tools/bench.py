@@ -136,8 +136,7 @@ def slices():
     "One call on a 512x512 slice, in tiles."
     base = peak_memory("pass")
     for name in ("talk", "small"):
-        own = "from ctdiff_edu.network import SmallUNet; D = network_denoiser(SmallUNet().eval(), pretrained('talk')[1])\n" if name == "small" else ""
-        time_, memory = peak_memory(own + "start = time.perf_counter()\nwith torch.no_grad(): D(torch.randn(1, 1, 512, 512), 0.3)")
+        time_, memory = peak_memory(f"D = network_denoiser(*pretrained('{name}'))\nstart = time.perf_counter()\nwith torch.no_grad(): D(torch.randn(1, 1, 512, 512), 0.3)")
         yield f"{name}, 512x512 slice", time_, "s"
         yield f"{name}, peak memory of the process", memory, "MB"
     yield "of which before the call", base[1], "MB"

@@ -1,4 +1,4 @@
-"""Check nbs/results: recompute the rows that take seconds (`ctdiff reproduce --quick`), compare them with the tables there, and those with what lessons 08 and 09 and README.md print.
+"""Check nbs/results: recompute the rows that take seconds (`ctdiff reproduce --quick`), compare them with the tables there, and those with what lessons 08 to 10 and README.md print.
 
 A data set that is not on this machine is named and left out; the phantoms always are."""
 import json
@@ -58,6 +58,8 @@ def problems():
     for name, key in (("talk", "method"), ("ablation", "method"), ("roles", "method"), ("freq", "lambda_freq")):
         yield from printed(lesson, load_table(RESULTS/"ct_patches28"/f"{name}.csv"), "08_results.ipynb", key)
     yield from printed(outputs("09_solvers.ipynb"), load_table(RESULTS/"ct_patches28"/"solvers.csv"), "09_solvers.ipynb", "calls")
+    for name, key in (("network", "network"), ("slices", "method")):
+        yield from printed(outputs("10_network.ipynb"), load_table(RESULTS/"ct_patches28"/f"{name}.csv"), "10_network.ipynb", key)
     yield from printed((ROOT/"README.md").read_text(), [r for r in board if r["group"] == "all"], "README.md")
 
 def main():

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -74,7 +75,7 @@ def oracle():
 def networks():
     "The networks to compare, each with its SDE. Random weights are as fast as trained ones."
     talk, sde = pretrained("talk")
-    return {"talk": (talk, sde), "small": (SmallUNet(), sde), "diffusers' UNet2DModel": (oracle(), sde)}
+    return {"talk": (talk, sde), "small": (SmallUNet(), sde), "small with group normalisation": (SmallUNet(norm="group"), sde), "diffusers' UNet2DModel": (oracle(), sde)}
 
 @row
 @torch.no_grad()
@@ -119,6 +120,27 @@ def limit():
         work, D = count.get_total_flops() / 2, network_denoiser(Bfloat16(model), sde)
         yield f"{name}, multiply-adds of one call", work / 1e6, "M"
         yield f"{name}, share of the matrix rate", 64 * work / seconds(lambda: D(y, 0.3)) / rate, ""
+
+@row
+def compiled():
+    "What torch.compile (which needs a C++ compiler) is worth: `small`, bfloat16, calls on 64 patches and training steps of 16."
+    torch._inductor.config.force_disable_caches = True        # of an earlier run
+    for what, work in (("call", 64), ("training step", 16)):
+        speed = {}
+        for name in ("eager", "compiled"):
+            model, sde = SmallUNet().to(memory_format=torch.channels_last), pretrained("talk")[1]
+            net, opt, x = torch.compile(model) if name == "compiled" else model, torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True), phantoms(work, seed=0)
+            def step(): train_step(net, sde, x, opt, RECIPES["one-cycle"], stream(0, 1))
+            def call():
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16): net(x, torch.full((work,), 0.2))
+            f = call if what == "call" else step
+            start = time.perf_counter(); f(); first = time.perf_counter() - start
+            speed[name] = work / seconds(f, rounds=20)
+        yield f"compiling for a {what}", first, "s"
+        for name, v in speed.items(): yield f"{what}, {name}", v, "images/s"
+        yield f"a {what} is faster compiled", speed["compiled"] / speed["eager"], "times"
+        gain = 1 / speed["eager"] - 1 / speed["compiled"]
+        yield "which pays back after", first / gain if gain > 0 else float("inf"), "images"
 
 @row
 @torch.no_grad()

@@ -163,12 +163,12 @@ def network_table(
     for name, (cls, kwargs, change) in networks.items():
         path = study.folder / f"network-{''.join(c if c.isalnum() else '-' for c in name)}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True); torch.manual_seed(recipe.seed)
-        history = fit(cls(**kwargs).to(study.device), VPSDE(CosineTable()), train.to(study.device), None, replace(recipe, **change), path, path.exists(), 200)
+        fit(cls(**kwargs).to(study.device), VPSDE(CosineTable()), train.to(study.device), None, replace(recipe, **change), path, path.exists(), 200)
         for kind, of in kinds.items():
             D = of.network(path).D
             s = measure(of, name, lambda y, g: denoise(D, y, of.sigma_n), None, path)[name]
             noisy, d = measure(of, "noisy", lambda y, g: y, batch=256)["noisy"], s["psnr"] - first.setdefault(kind, s)["psnr"]
-            rows.append(table_row(of, s, noisy, torch.arange(len(of)), images=kind, network=name, speed=history[-1]["step"] * recipe.batch_size / history[-1]["seconds"])
+            rows.append(table_row(of, s, noisy, torch.arange(len(of)), images=kind, network=name)
                         | dict(zip(("step", "step_lo", "step_hi"), (d.mean().item(), *bootstrap_interval(d)))))
     return rows
 
@@ -200,6 +200,6 @@ def slice_table(
         methods += [(f"one call ({net})", lambda y, g, D=of.network(net).D: denoise(D, y, s), net) for net in nets]
         scores = {m: measure(of, f"{m}, slices", f, None, net, batch=4)[f"{m}, slices"] for m, f, net in methods}
         for m, v in scores.items():
-            d = v["psnr"] - v0["psnr"] if (v0 := scores[methods[-1][0]]) is not v else torch.zeros(len(x0))
+            d = v["psnr"] - scores[methods[-1][0]]["psnr"]
             rows.append(table_row(of, v, scores["noisy"], torch.arange(len(x0)), noise=f"sigma_n {s:g}", method=m) | dict(zip(("step", "step_lo", "step_hi"), (d.mean().item(), *bootstrap_interval(d)))))
     return rows

@@ -25,8 +25,10 @@ def tiled(
     if x.ndim != 4: raise ValueError(f"x: got shape {tuple(x.shape)}, want (B,1,H,W)")
     if not 0 <= overlap < tile: raise ValueError(f"overlap: got {overlap}, want a number from 0 to below the tile's {tile}")
     def spans(n):                                      # evenly spread, none further than tile - overlap from the next
-        k, align = -(-(n - tile) // (tile - overlap)), 8 if tile - overlap >= 8 else 1
-        return [(i, min(i + tile, n)) for i in (-(-j * (n - tile) // (k * align)) * align for j in range(k + 1))] if n > tile else [(0, n)]
+        if n <= tile: return [(0, n)]
+        align = 8 if tile - overlap >= 8 else 1
+        k = -(-(n - tile) // ((tile - overlap) // align * align))
+        return [(i, min(i + tile, n)) for i in (-(-j * (n - tile) // (k * align)) * align for j in range(k + 1))]
     margin = 3 * overlap // 8
     ramp = lambda n: (torch.minimum(torch.arange(1, n + 1), torch.arange(n, 0, -1)) - margin).clamp(1e-3, max(1, overlap - 2 * margin)).to(x)
     out, total = torch.zeros_like(x), torch.zeros_like(x[:1])

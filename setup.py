@@ -34,7 +34,7 @@ setup(
     url=cfg["git_url"],
     project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"]},
     packages=find_packages(include=[lib, f"{lib}.*"]),
-    package_data={lib: ["weights/*.safetensors", "weights/*.md"]},
+    package_data={lib: ["weights/*.safetensors", "weights/*.md", "ct/*.csv"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=reqs("requirements"),
     extras_require={"medical": reqs("medical_requirements"), "bm3d": reqs("bm3d_requirements"), "dev": reqs("dev_requirements")},

@@ -8,80 +8,98 @@ __all__ = ['log_snr', 'CosineSchedule', 'CosineTable']
 # %% ../nbs/05_schedule.ipynb #b8ca793b
 import math
 import torch
-from .sde import in_range, same_kind
+from .sde import same_kind, to_float64
 
 # %% ../nbs/05_schedule.ipynb #6e3d89dc
 def log_snr(
     schedule,  # anything with alpha_bar(t)
-    t,  # time(s) in [0,1]: a number, 0-dim or (B,)
+    t,         # time(s) in [0,1]: a number, 0-dim or (B,)
 ) -> torch.Tensor:  # () or (B,), float64
-    "log(alpha_t^2 / sigma_t^2) = -2 log(level); infinite where there is no noise."
-    a = schedule.alpha_bar(t)
-    return torch.log(a) - torch.log1p(-a)
+    "log(alpha_t^2/sigma_t^2) = -2 log(level); infinite where there is no noise."
+    bar = schedule.alpha_bar(t)
+    return torch.log(bar) - torch.log1p(-bar)
 
 # %% ../nbs/05_schedule.ipynb #42539e2c
 class CosineSchedule:
-    "alpha_bar(t) = cos^2(phi(t)) / cos^2(phi(0)), phi(t) = (t + s)/(1 + s) pi/2 (Nichol and Dhariwal 2021)."
-    def __init__(self, s: float = 0.008):  # offset, >= 0: more of it means more noise right after t = 0
+    "alpha_bar(t) = cos^2(phi(t))/cos^2(phi(0)), phi(t) = (t + s)/(1 + s) pi/2 (Nichol and Dhariwal 2021)."
+    def __init__(
+        self,
+        s=0.008,  # offset, >= 0: more of it means more noise right after t = 0
+    ):
         if not 0 <= s < math.inf: raise ValueError(f"s: got {s}, want a finite number >= 0")
         self.s = float(s)
-        self.cos0 = math.cos(self.s / (1 + self.s) * math.pi / 2)
+        self.cos0 = math.cos(self.s/(1 + self.s)*math.pi/2)
 
-    def _phi(self, t): return (in_range(t, "t", 1) + self.s) / (1 + self.s) * math.pi / 2
+    def phi(self, t):
+        "The angle at t (a number, 0-dim or (B,)), float64."
+        return (to_float64(t, "t", 1) + self.s)/(1 + self.s)*math.pi/2
 
     def alpha_bar(self, t):
-        "Share of the image's variance that is left at t (a number, 0-dim or (B,)), float64."
-        return (torch.cos(self._phi(t)) / self.cos0).clamp(max=1)**2
+        "Share of the image's variance that is left at t, float64."
+        return (torch.cos(self.phi(t))/self.cos0).clamp(max=1)**2
 
     def beta(self, t):
-        "Noise rate -d log alpha_bar / dt, float64; it grows without bound as t -> 1."
-        return math.pi / (1 + self.s) * torch.tan(self._phi(t))
+        "Noise rate -d log alpha_bar/dt, float64; it grows without bound as t -> 1."
+        return math.pi/(1 + self.s)*torch.tan(self.phi(t))
 
     def time_at(self, level):
-        "The t in [0,1] at which sigma_t/alpha_t = `level`; infinity gives 1. A float gives a float, a tensor a tensor."
-        v = in_range(level, "level", math.inf)
-        phi = torch.acos(self.cos0 / torch.hypot(torch.ones_like(v), v))
-        return same_kind((phi * (1 + self.s) / (math.pi / 2) - self.s).clamp(0, 1), level)
+        "The t at which sigma_t/alpha_t = `level`; infinity gives 1. A float gives a float, a tensor a tensor."
+        v = to_float64(level, "level", math.inf)
+        phi = torch.acos(self.cos0/torch.hypot(torch.ones_like(v), v))
+        return same_kind((phi*(1 + self.s)/(math.pi/2) - self.s).clamp(0, 1), level)
 
 # %% ../nbs/05_schedule.ipynb #9964ed09
 class CosineTable:
     "The talk's cosine schedule: `n_steps` rows looked up by t, constant between; computed in float64."
-    def __init__(self,
-        n_steps: int = 1000,  # rows, >= 2
-        s: float = 0.008,  # offset of the cosine
+    def __init__(
+        self,
+        n_steps=1000,  # rows, at least 2
+        s=0.008,       # offset of the cosine
     ):
         if n_steps < 2: raise ValueError(f"n_steps: got {n_steps}, want at least 2")
-        self.n_steps, self.s, self._on = int(n_steps), float(s), {}  # _on: the rows on each device
-        bar = CosineSchedule(s).alpha_bar(torch.linspace(0, 1, n_steps + 1, dtype=torch.float64))
+        self.n_steps, self.s = int(n_steps), float(s)
+        bar = CosineSchedule(s).alpha_bar(torch.linspace(0, 1, self.n_steps + 1, dtype=torch.float64))
+        left = bar[1:]/bar[:-1]                           # 1 - beta of each row
         self.sqrt_alpha_bar, self.sqrt_one_minus_alpha_bar = bar[1:].sqrt(), (1 - bar[1:]).sqrt()
-        self.betas = (1 - bar[1:] / bar[:-1]).clamp(0.0001, 0.9999)  # as printed; nothing below uses them
-        self._rows = torch.stack([bar[1:], n_steps * (1 - bar[1:] / bar[:-1])])  # alpha_bar, beta
-        middles = (torch.arange(n_steps - 1, dtype=torch.float64) + 0.5) / (n_steps - 1)
-        self._times = torch.cat([torch.zeros(1), middles, torch.ones(1)])  # the last row is t = 1 alone
-        self._angles = torch.cat([torch.zeros(1), torch.atan2(self.sqrt_one_minus_alpha_bar, self.sqrt_alpha_bar)])
+        self.betas = (1 - left).clamp(0.0001, 0.9999)     # as printed; nothing below uses them
+        self._rows = torch.stack([bar[1:], self.n_steps*(1 - left)])   # alpha_bar and beta
+        self._times, self._angles = _row_times(self.n_steps), _row_angles(self)
 
     def index(self, t):
         "Row of t as the talk computes it: t (n_steps - 1) in t's own precision, rounded down."
-        t = t if isinstance(t, torch.Tensor) else in_range(t, "t", 1)
-        return (t * (self.n_steps - 1)).long().clamp(0, self.n_steps - 1)
-
-    def _row(self, t, k):
-        w = in_range(t, "t", 1)
-        if w.device not in self._on: self._on[w.device] = self._rows.to(w)
-        return self._on[w.device][k][self.index(t)]
+        t = t if isinstance(t, torch.Tensor) else to_float64(t, "t", 1)
+        return (t*(self.n_steps - 1)).long().clamp(0, self.n_steps - 1)
 
     def alpha_bar(self, t):
         "Share of the image's variance that is left in the row of t, float64."
-        return self._row(t, 0)
+        return _look_up(self, 0, t)
 
     def beta(self, t):
         "Noise rate in the row of t: n_steps times its (unclamped) beta, float64."
-        return self._row(t, 1)
+        return _look_up(self, 1, t)
 
     def time_at(self, level):
-        "The t in [0,1] whose row is at noise level `level`; infinity gives 1. A float gives a float, a tensor a tensor."
-        angle = torch.atan(in_range(level, "level", math.inf))
-        x, t = self._angles.to(angle), self._times.to(angle)
-        k = torch.searchsorted(x, angle).clamp(1, self.n_steps)
-        t = t[k-1] + (t[k] - t[k-1]) * (angle - x[k-1]) / (x[k] - x[k-1])
-        return same_kind(t.clamp(0, 1), level)
+        "The t whose row is at noise level `level`; infinity gives 1. A float gives a float, a tensor a tensor."
+        angle = torch.atan(to_float64(level, "level", math.inf))
+        angles, times = self._angles.to(angle), self._times.to(angle)
+        k = torch.searchsorted(angles, angle).clamp(1, self.n_steps)
+        share = (angle - angles[k-1])/(angles[k] - angles[k-1])
+        return same_kind((times[k-1] + (times[k] - times[k-1])*share).clamp(0, 1), level)
+
+# %% ../nbs/05_schedule.ipynb #9964ed0a
+def _row_times(n):
+    "The middles of the times that the rows answer for, with 0 in front; the last row is t = 1 alone."
+    middles = (torch.arange(n - 1, dtype=torch.float64) + 0.5)/(n - 1)
+    return torch.cat([torch.zeros(1), middles, torch.ones(1)])
+
+def _row_angles(table):
+    "The angles of the rows, arctan(sigma_t/alpha_t), with 0 in front."
+    angles = torch.atan2(table.sqrt_one_minus_alpha_bar, table.sqrt_alpha_bar)
+    return torch.cat([torch.zeros(1), angles])
+
+# %% ../nbs/05_schedule.ipynb #9964ed0b
+def _look_up(table, k, t):
+    "Row k (0: alpha_bar, 1: beta) at the times t, which are checked."
+    w = to_float64(t, "t", 1)
+    if table._rows.device != w.device: table._rows = table._rows.to(w)
+    return table._rows[k][table.index(t)]

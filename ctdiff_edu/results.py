@@ -275,10 +275,8 @@ def noise_cases(
 ) -> list[tuple]:  # (name, measurement, noise level that the denoisers are told)
     "The measurements of `noise_table`."
     s, y = study.sigma_n, study.y
-    levels = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-    cases = [(f"sigma_n {v:g}", study.noisy(v), v) for v in levels]
-    for v in (s, 1.0):
-        cases.append((f"sigma_n {v:g}, clipped to [-1,1]", study.noisy(v).clamp(-1, 1), v))
+    cases = [(f"sigma_n {v:g}", study.noisy(v), v) for v in (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)]
+    cases += [(f"sigma_n {v:g}, clipped to [-1,1]", study.noisy(v).clamp(-1, 1), v) for v in (s, 1.0)]
     cases += [(f"sigma_n {s:g}, told {k*s:g}", y, k*s) for k in (0.5, 2.0)]
     return [*cases, ("signal-dependent", _signal_dependent(study.x0, y), s)]
 
@@ -293,13 +291,20 @@ def noise_table(
     study,                        # `Study`
     nets=("talk", "supervised"),  # networks
     n=512,                        # patches
-) -> list[dict]:
+) -> list[dict]:                  # `change` is that of the PSNR against the first network, paired
     "One call where the noise is not what it was: another level, clipped, misjudged, uneven."
     calls = [one_call(study.network(name)) for name in nets]
-    methods, rows = [NOISY, BLUR, denoiser_method("TV", tv), *calls], []
-    for name, y, told in noise_cases(study):
-        rows += study.table(study.evaluate(methods, n, y, told), noise=name, told=told)
-    return rows
+    methods = [NOISY, BLUR, denoiser_method("TV", tv), *calls]
+    return [row for case in noise_cases(study) for row in _noise_rows(study, methods, n, *case)]
+
+# %% ../nbs/14_results.ipynb #c5b7d1fa
+def _noise_rows(study, methods, n, noise, y, told):
+    "The rows under one noise."
+    results = study.evaluate(methods, n, y, told)
+    _, _, _, first, *_ = results.values()     # after the noisy images, the blur and TV
+    rows = study.table(results, noise=noise, told=told)
+    groups = study.groups(slice(len(first)))
+    return [row | change(first, s, groups) for row, s in zip(rows, results.values())]
 
 # %% ../nbs/14_results.ipynb #0abe184b
 TABLES = {

@@ -316,6 +316,6 @@ COLUMNS = {
     "leaderboard": "group method n psnr ssim gain calls ms".split(),
     "talk": "network method n psnr ssim gain calls ms".split(),
     "ablation": "method n psnr change ssim calls ms".split(),
-    "noise": "noise told method psnr ssim".split(),
+    "noise": "noise told method psnr change ssim".split(),
     "freq": "lambda_freq steps n psnr change ssim sharpness spectrum".split(),
     "roles": "method n psnr ssim sharpness spectrum ratio law calls".split()}

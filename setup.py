@@ -10,7 +10,8 @@ config.read(here/"settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
 keys = "version description keywords author".split()
-expected = "lib_name lib_path git_url doc_host doc_baseurl license status min_python audience language".split()
+expected = "lib_name lib_path git_url doc_host doc_baseurl license".split()
+expected += "status min_python audience language".split()
 missing = [k for k in keys + expected if k not in cfg]
 if missing: raise SystemExit(f"settings.ini lacks: {' '.join(missing)}")
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'KEPT', 'EARLIER_CT', 'describe', 'rebuild', 'save_checkpoint', 'load_checkpoint', 'export_weights',
-           'shipped_weights', 'pretrained', 'fingerprint', 'trained_on']
+           'shipped_weights', 'weights_file', 'pretrained', 'fingerprint', 'trained_on']
 
 # %% ../nbs/08_weights.ipynb #a4d7863d
 import importlib
@@ -137,8 +137,10 @@ def shipped_weights() -> list[str]:
     return list(_shipped())
 
 # %% ../nbs/08_weights.ipynb #1dc04be7
-def _weights_file(name):
-    "The file of shipped weights, or the file that is named itself."
+def weights_file(
+    name,  # of shipped weights, or the path of a .safetensors file
+):         # path of the file; ValueError if the name is neither
+    "The file of some weights."
     shipped = _shipped()
     if name in shipped: return shipped[name]
     if Path(name).suffix == ".safetensors": return Path(name)
@@ -151,7 +153,7 @@ def pretrained(
     device="cpu",  # where to put the network
 ):                 # (model, sde): float32, eval mode; ValueError if there are no such weights
     "A trained network and the SDE it was trained with. `model.about` is the file's header."
-    path = _weights_file(name)
+    path = weights_file(name)
     tensors, meta = load_checkpoint(path)
     model, schedule = _built(tensors, meta, path)
     model.about = dict(meta, name=str(name))

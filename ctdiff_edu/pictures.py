@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SIGNATURE', 'KEPT', 'TAGS', 'UNITS', 'png_chunks', 'open_png', 'write_png', 'open_tiff', 'page_places', 'write_tiff']
 
-# %% ../nbs/20_pictures.ipynb #70588714
+# %% ../nbs/20_pictures.ipynb #bb591ef4
 import io
+import math
 import struct
 import zlib
 import numpy as np
@@ -154,14 +155,16 @@ def _common_shape(pages):
         raise ValueError(f"it is {kind[0]} {dtype}, want 8 or 16 bit grey")
     return shape
 
-# %% ../nbs/20_pictures.ipynb #bde45ed2
+# %% ../nbs/20_pictures.ipynb #fe707ba9
 def _page(path, i):
     "The pixels of a page."
     import tifffile
     with tifffile.TiffFile(path) as tif:
         page = tif.pages[i]
-        for at, size in zip(page.dataoffsets, page.databytecounts): _check_strip(tif, page, at, size)
-        return page.asarray()
+        at, sizes = page.dataoffsets, page.databytecounts
+        if not len(at) == len(sizes) == math.prod(page.chunked): raise ValueError("it has lost strips")
+        for strip in zip(at, sizes): _check_strip(tif, page, *strip)
+        return page.asarray(maxworkers=1)  # in this thread, which may be `quiet`
 
 # %% ../nbs/20_pictures.ipynb #d726df1a
 def _check_strip(tif, page, at, size):

@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -74,15 +75,24 @@ def _checked_range(range, img):
     return lo, hi
 
 # %% ../nbs/20_scans.ipynb #43502d59
-def _read(path, kind, force):
-    "An image that can be read to its end."
-    how = dict(force=force) if kind in ("dicom", "series") else {}
+@contextmanager
+def _reading(path, kind):
+    "Inside, other libraries are quiet, and what goes wrong is a ValueError of one line."
     try:
-        with quiet(): return check_image(_OPEN[kind](path, **how))
+        with quiet(): yield
     except ImportError:
         raise
     except Exception as e:
         raise ValueError(f"path: cannot read {path} as {kind}: {one_line(e)}") from None
+
+# %% ../nbs/20_scans.ipynb #b6e91cce
+def _read(path, kind, force):
+    "An image that can be read to its end."
+    how = dict(force=force) if kind in ("dicom", "series") else {}
+    with _reading(path, kind): img = check_image(_OPEN[kind](path, **how))
+    def read(i):
+        with _reading(path, kind): return img.read(i)
+    return replace(img, read=read)
 
 # %% ../nbs/20_scans.ipynb #b4681f44
 def read_image(

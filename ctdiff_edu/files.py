@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ODD', 'TITLES', 'DIGITS', 'COUNTS', 'write_whole', 'write_folder', 'check_writable', 'check_readable', 'check_folder',
            'check_new_folder', 'unzipped', 'load_npz', 'save_table', 'load_table', 'cell', 'text_table',
-           'markdown_table', 'one_line', 'quiet']
+           'markdown_table', 'one_line', 'quiet', 'in_one_line']
 
 # %% ../nbs/00_files.ipynb #311fe6c4
 import collections
@@ -302,3 +302,15 @@ def quiet():
     _enter(thread)
     try: yield
     finally: _leave(thread)
+
+# %% ../nbs/00_files.ipynb #a2e55c9b
+@contextlib.contextmanager
+def in_one_line(
+    what,  # begins the message
+    *but,  # exceptions that pass as they are
+):
+    "Inside, whatever goes wrong becomes a ValueError of one line: for what a damaged file can cause."
+    try: yield
+    except but: raise
+    except Exception as e:
+        raise ValueError(f"{what} ({type(e).__name__}: {one_line(e)[:120]})") from None

@@ -349,6 +349,7 @@ def averaged(
 # %% ../nbs/09_training.ipynb #643d18a0
 LOSSES = ("total", "noise", "freq")
 
+# %% ../nbs/09_training.ipynb #f079472e
 def close_epoch(
     trainer,  # `Trainer`
     valid,    # (M,1,H,W) held-out images, or None
@@ -538,10 +539,14 @@ def _run(trainer, valid, checkpoint, save_every, max_steps, progress):
     if trainer.step >= last and trainer.running[3]: close_epoch(trainer, valid)
     for bar in _bar(trainer, last, progress):
         losses = _advance(trainer, checkpoint)
-        ends = trainer.step == last
-        if ends or trainer.step % trainer.per_epoch == 0: close_epoch(trainer, valid)
-        if checkpoint and (ends or trainer.step % save_every == 0): save_trainer(trainer, checkpoint)
+        _keep(trainer, valid, checkpoint, save_every, trainer.step == last)
         bar.set_postfix_str(f"loss {losses[0]:.3f}, {_speed(trainer):.0f} images/s", refresh=False)
+
+# %% ../nbs/09_training.ipynb #4f9c74f9
+def _keep(trainer, valid, checkpoint, save_every, ends):
+    "A line of history after an epoch, a checkpoint every so often, and both where the run ends."
+    if ends or trainer.step % trainer.per_epoch == 0: close_epoch(trainer, valid)
+    if checkpoint and (ends or trainer.step % save_every == 0): save_trainer(trainer, checkpoint)
 
 # %% ../nbs/09_training.ipynb #1c476b42
 def _bar(trainer, last, progress):
@@ -609,11 +614,15 @@ def _kept_clean(out):
     "Make the folder; sweep up what an earlier kill left; leave no empty folder."
     out.mkdir(parents=True, exist_ok=True)
     first = ranks()[0] == 0
-    if first:
-        for part in out.glob("." + "[0-9a-f]"*16 + ".part"): part.unlink()
+    if first: _sweep(out)
     try: yield
     finally:
         if first and not any(out.iterdir()): out.rmdir()
+
+# %% ../nbs/09_training.ipynb #5f5cb0a2
+def _sweep(out):
+    "Remove the temporary files that a kill left in a folder."
+    for part in out.glob("." + "[0-9a-f]"*16 + ".part"): part.unlink()
 
 # %% ../nbs/09_training.ipynb #8a52bf60
 def plot_history(
@@ -625,9 +634,9 @@ def plot_history(
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(layout="constrained")[1]
     for part, style in (("train", "o-"), ("valid", "s--")):
-        rows = [row for row in history if f"{part}_{what}" in row]
-        losses = [row[f"{part}_{what}"] for row in rows]
-        if rows: ax.plot([row["epoch"] for row in rows], losses, style, ms=4, label=part)
+        column = f"{part}_{what}"
+        points = [(row["epoch"], row[column]) for row in history if column in row]
+        if points: ax.plot(*zip(*points), style, ms=4, label=part)
     ax.set(xlabel="epoch", ylabel=f"{what} loss")
     ax.legend()
     return ax

@@ -17,7 +17,7 @@ from collections import namedtuple
 from pathlib import Path
 import numpy as np
 import torch
-from .files import one_line
+from .files import load_npz, one_line
 
 # %% ../nbs/01_data.ipynb #3def187d
 LEVEL, WIDTH = 50, 400  # the abdominal window (HU)
@@ -315,15 +315,11 @@ def _find(source):
 
 # %% ../nbs/01_data.ipynb #58b03360
 def _read_npz(path, *keys):
-    "Arrays of an .npz file (None where there is none of that name); nothing is ever unpickled."
+    "Arrays of an .npz file (None where there is none of that name)."
     try:
-        with np.load(path, allow_pickle=False) as npz:
-            return [npz[k] if k in npz.files else None for k in keys]
-    except PermissionError:
-        raise
-    except Exception as e:  # a damaged archive fails in many ways
-        want = f"want a readable .npz file of plain arrays ({one_line(e)})"
-        raise ValueError(f"source: got {path}, {want}") from None
+        return load_npz(path, *keys)
+    except ValueError as e:
+        raise ValueError(f"source: got {one_line(e)}; want a readable .npz file of plain arrays") from None
 
 # %% ../nbs/01_data.ipynb #22cb5890
 def _checked_images(images, path, split):

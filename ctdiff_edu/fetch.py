@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 import numpy as np
 from .data import window
-from .files import check_folder, one_line, quiet, write_whole
+from .files import check_folder, load_npz, one_line, quiet, write_whole
 from .quality import body_mask
 
 # %% ../nbs/20_fetch.ipynb #c36d4ceb
@@ -191,8 +191,8 @@ def slices_of(
 # %% ../nbs/20_fetch.ipynb #886e8ec5
 def _load_row(row, folder):
     "HU (Z,512,512) and pixel size of a finished row."
-    with np.load(Path(folder)/f"{_name(row)}.npz") as npz:
-        return npz["hu"], float(npz["mm"])
+    hu, mm = load_npz(Path(folder)/f"{_name(row)}.npz", "hu", "mm")
+    return hu, float(mm)
 
 # %% ../nbs/20_fetch.ipynb #171c113f
 def draw_crop(

@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 # %% ../nbs/09_training.ipynb #040618e5
-from .files import check_folder, save_table
+from .files import check_folder, in_one_line, save_table
 from .loss import NoisyBatch, diffusion_loss, noisy_batch
 from .machine import mean_over_ranks, pick_precision, ranks, stream
 from .weights import describe, export_weights, load_checkpoint, save_checkpoint
@@ -412,11 +412,14 @@ def load_trainer(
     trainer,  # `Trainer`, just made
     path,     # checkpoint of the same run
 ):
-    "Go on where a checkpoint stopped; ValueError if it is of another run."
+    "Go on where a checkpoint stopped; ValueError if it is of another run, or damaged."
     tensors, meta = load_checkpoint(path)
     _check_same_run(describe_run(trainer), meta, path)
-    _load_tensors(trainer, tensors)
-    for k in PROGRESS: setattr(trainer, k, meta[k])
+    with in_one_line(f"resume: {path} is not the checkpoint of a run"):
+        _load_tensors(trainer, tensors)
+        for k in PROGRESS: setattr(trainer, k, meta[k])
+        trainer.running = [float(v) for v in trainer.running]
+        trainer.history = [dict(row) for row in trainer.history]
     trainer.saved = trainer.step
 
 # %% ../nbs/09_training.ipynb #4a844a99
@@ -434,15 +437,17 @@ def _with_prefix(tensors, prefix):
 # %% ../nbs/09_training.ipynb #cbd4d301
 def _like(p, v):
     "A moment in the memory layout of its parameter; a step count as it is."
-    return torch.empty_like(p).copy_(v) if v.ndim else v
+    if v.ndim == 0: return v
+    if v.shape != p.shape: raise ValueError(f"a moment is {tuple(v.shape)}, want {tuple(p.shape)}")
+    return torch.empty_like(p).copy_(v)
 
 # %% ../nbs/09_training.ipynb #83eac733
 def _load_moments(trainer, tensors):
-    "Give AdamW its moments back."
-    state = {}
+    "Give AdamW its moments back; before the first step it has none."
+    state, begun = {}, any(name.startswith("adam.") for name in tensors)
     for i, p in enumerate(trainer.model.parameters()):
-        moments = _with_prefix(tensors, f"adam.{i}.")
-        if moments: state[i] = {k: _like(p, v) for k, v in moments.items()}
+        if not begun: break
+        state[i] = {k: _like(p, tensors[f"adam.{i}.{k}"]) for k in ("step", "exp_avg", "exp_avg_sq")}
     groups = trainer.opt.state_dict()["param_groups"]
     trainer.opt.load_state_dict(dict(state=state, param_groups=groups))
 

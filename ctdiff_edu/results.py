@@ -173,15 +173,16 @@ def ablation_table(
 
 # %% ../nbs/14_results.ipynb #dec7269d
 def leaderboard_table(
-    study,               # `Study`
-    quick=False,         # only what takes seconds
-    counts=(128, 16),    # patches for the samplers and BM3D, and for the talk's sampler
-    net="talk",          # network
-    n_steps=TALK_STEPS,  # of the talk's sampler
+    study,                           # `Study`
+    quick=False,                     # only what takes seconds
+    counts=(128, 16),                # patches for the samplers and BM3D, and for the talk's sampler
+    net="talk",                      # network that samples, and calls once
+    others=("small", "supervised"),  # networks that call once
+    n_steps=TALK_STEPS,              # of the talk's sampler
 ) -> list[dict]:         # groups "all", "label 0", ..., and the subsets that the slow methods saw
     "Every method on the same measurement."
     if not quick: bm3d_method()   # not installed? say so now, not in an hour
-    calls = [one_call(study.network(name)) for name in (net, "supervised")]
+    calls = [one_call(study.network(name)) for name in (net, *others)]
     fast = study.evaluate([NOISY, *classical_methods(), *calls])
     rows = study.table(fast, group="all") + _label_rows(study, fast)
     return rows if quick else rows + _slow_rows(study, fast, counts, net, n_steps)

@@ -50,7 +50,7 @@ Teaching and research. {seen}
 It is not a medical device: do not read a denoised scan for diagnosis.
 """
 SEEN = """It has seen 28x28 patches in the abdominal window (level 50 HU, width 400 HU), values clipped to
-it, and noise that is white and Gaussian. The noise of real scans is correlated, and of that it leaves much."""
+it, and noise that is white and Gaussian. The noise of real scans is correlated; it leaves much of that."""
 PREDICTS = dict(z="the noise z", v="v = alpha z - sigma x0")
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ODD', 'TITLES', 'DIGITS', 'COUNTS', 'write_whole', 'write_folder', 'check_writable', 'check_readable', 'check_folder',
-           'check_new_folder', 'unzipped', 'load_npz', 'save_table', 'load_table', 'cell', 'text_table',
-           'markdown_table', 'one_line', 'quiet', 'in_one_line']
+           'check_new_folder', 'one_line', 'quiet', 'in_one_line', 'unzipped', 'load_npz', 'save_table', 'load_table',
+           'cell', 'text_table', 'markdown_table']
 
 # %% ../nbs/00_files.ipynb #311fe6c4
 import collections
@@ -135,122 +135,6 @@ def check_new_folder(
         raise ValueError(f"{name}: {path} is in a folder that does not exist, want an existing one")
     return path
 
-# %% ../nbs/00_files.ipynb #7afb4064
-def unzipped(
-    path,  # gzip file
-    most,  # bytes that its content may have
-):         # temporary file with the content, at its start
-    "Unpack a gzip file to the disk, up to its checksum; ValueError or OSError if it is damaged."
-    content = tempfile.TemporaryFile()
-    with gzip.open(check_readable(path)) as f:
-        while piece := f.read(2**20):
-            content.write(piece)
-            if content.tell() > most: raise ValueError(f"it holds more than the expected {most} bytes")
-    content.seek(0)
-    return content
-
-# %% ../nbs/00_files.ipynb #d2a8b829
-def load_npz(
-    path,    # .npz file
-    *names,  # of arrays
-) -> list:   # the arrays; None where there is none of that name
-    "Arrays of an .npz file, each up to its checksum, never unpickled; ValueError if it is damaged."
-    path = check_readable(path)
-    try:
-        with zipfile.ZipFile(path) as z: return [_member(z, f"{name}.npy") for name in names]
-    except PermissionError:
-        raise
-    except Exception as e:  # a damaged archive fails in many ways
-        raise ValueError(f"{path}: not a sound .npz file of plain arrays ({one_line(e)})") from None
-
-# %% ../nbs/00_files.ipynb #5aa9172b
-def _member(z, name):
-    "An array of an archive, or None. The read after it is the one that compares checksums."
-    if name not in z.namelist(): return None
-    with z.open(name) as f:
-        array = np.lib.format.read_array(f, allow_pickle=False)
-        if f.read(1): raise ValueError(f"{name} is longer than its header says")
-    return array
-
-# %% ../nbs/00_files.ipynb #864e729c
-def save_table(
-    rows,  # list of dicts with the same keys
-    path,  # CSV file to write, whole or not at all
-):
-    "Write rows as CSV, numbers in full precision."
-    text = io.StringIO(newline="")
-    out = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    out.writeheader()
-    out.writerows(rows)
-    write_whole(path, lambda f: f.write(text.getvalue().encode()))
-
-# %% ../nbs/00_files.ipynb #00ad15bf
-def load_table(
-    path,  # CSV file
-) -> list[dict]:
-    "Rows of a CSV file; what reads as a number is a float."
-    with open(check_readable(path), newline="") as f:
-        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(f)]
-
-# %% ../nbs/00_files.ipynb #231a114b
-def _number(text):
-    "A float, if the text is one."
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-# %% ../nbs/00_files.ipynb #ea09a6c5
-TITLES = dict(
-    psnr="PSNR (dB)", ssim="SSIM", gain="gain over noisy (dB)", change="change (dB)", mse="MSE",
-    spectrum="spectrum error (dB)", ratio="MSE / that of one call", lambda_freq="lambda", n="images")
-DIGITS = dict(ssim=3, mse=4)                                          # after the point; 2 otherwise
-COUNTS = ("n", "calls", "steps", "law", "told", "lambda_freq", "ms")  # shown as they are
-
-# %% ../nbs/00_files.ipynb #521f7189
-def cell(
-    row,  # dict
-    key,  # column
-) -> str:
-    "One cell of a table as text; `-` where nothing was called."
-    v = row[key]
-    if isinstance(v, str): return v
-    if key == "calls" and v == 0: return "-"
-    if key in COUNTS: return f"{v:.4g}"
-    return _with_interval(row, key, DIGITS.get(key, 2))
-
-# %% ../nbs/00_files.ipynb #12f9a01d
-def _with_interval(row, key, digits):
-    "A number, and its interval where the row has one."
-    parts = [f"{row[k]:.{digits}f}" for k in (key, f"{key}_lo", f"{key}_hi") if k in row]
-    return parts[0] if len(parts) < 3 else f"{parts[0]} [{parts[1]}, {parts[2]}]"
-
-# %% ../nbs/00_files.ipynb #b6dc5a5e
-def _cells(rows, columns):
-    "Titles and cells, line by line."
-    columns = columns or tuple(rows[0])
-    return [[TITLES.get(k, k) for k in columns], *([cell(r, k) for k in columns] for r in rows)]
-
-# %% ../nbs/00_files.ipynb #c9b76422
-def text_table(
-    rows,      # list of dicts
-    *columns,  # which, in this order; all if none is named
-) -> str:
-    "Rows as text with aligned columns."
-    lines = _cells(rows, columns)
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(v.ljust(w) for v, w in zip(line, widths)).rstrip() for line in lines)
-
-# %% ../nbs/00_files.ipynb #b536354f
-def markdown_table(
-    rows,      # list of dicts
-    *columns,  # which, in this order; all if none is named
-) -> str:
-    "Rows as a Markdown table."
-    head, *lines = _cells(rows, columns)
-    lines = [head, ["---"]*len(head), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
 # %% ../nbs/00_files.ipynb #12a73a9b
 def one_line(
     e,  # exception
@@ -314,3 +198,118 @@ def in_one_line(
     except but: raise
     except Exception as e:
         raise ValueError(f"{what} ({type(e).__name__}: {one_line(e)[:120]})") from None
+
+# %% ../nbs/00_files.ipynb #7afb4064
+def unzipped(
+    path,  # gzip file
+    most,  # bytes that its content may have
+):         # temporary file with the content, at its start
+    "Unpack a gzip file to the disk, up to its checksum; ValueError or OSError if it is damaged."
+    content = tempfile.TemporaryFile()
+    with gzip.open(check_readable(path)) as f:
+        while piece := f.read(2**20):
+            content.write(piece)
+            if content.tell() > most: raise ValueError(f"it holds more than the expected {most} bytes")
+    content.seek(0)
+    return content
+
+# %% ../nbs/00_files.ipynb #d2a8b829
+def load_npz(
+    path,    # .npz file
+    *names,  # of arrays
+) -> list:   # the arrays; None where there is none of that name
+    "Arrays of an .npz file, each up to its checksum, never unpickled; ValueError if it is damaged."
+    path = check_readable(path)
+    with in_one_line(f"{path}: not a sound .npz file of plain arrays", PermissionError):
+        with zipfile.ZipFile(path) as z: return [_member(z, f"{name}.npy") for name in names]
+
+# %% ../nbs/00_files.ipynb #5aa9172b
+def _member(z, name):
+    "An array of an archive, or None. The read after it is the one that compares checksums."
+    if name not in z.namelist(): return None
+    with z.open(name) as f:
+        array = np.lib.format.read_array(f, allow_pickle=False)
+        if f.read(1): raise ValueError(f"{name} is longer than its header says")
+    return array
+
+# %% ../nbs/00_files.ipynb #864e729c
+def save_table(
+    rows,  # list of dicts with the same keys
+    path,  # CSV file to write, whole or not at all
+):
+    "Write rows as CSV, numbers in full precision."
+    text = io.StringIO(newline="")
+    out = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    out.writeheader()
+    out.writerows(rows)
+    write_whole(path, lambda f: f.write(text.getvalue().encode()))
+
+# %% ../nbs/00_files.ipynb #00ad15bf
+def load_table(
+    path,  # CSV file
+) -> list[dict]:
+    "Rows of a CSV file; what reads as a number is a float. ValueError if it is no table."
+    path = check_readable(path)
+    with in_one_line(f"{path}: not a table", OSError), open(path, newline="") as f:
+        rows = list(csv.DictReader(f, strict=True))
+        if any(None in (*row, *row.values()) for row in rows): raise ValueError("its rows differ in length")
+        return [{k: _number(v) for k, v in row.items()} for row in rows]
+
+# %% ../nbs/00_files.ipynb #231a114b
+def _number(text):
+    "A float, if the text is one."
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+# %% ../nbs/00_files.ipynb #ea09a6c5
+TITLES = dict(
+    psnr="PSNR (dB)", ssim="SSIM", gain="gain over noisy (dB)", change="change (dB)", mse="MSE",
+    spectrum="spectrum error (dB)", ratio="MSE / that of one call", lambda_freq="lambda", n="images")
+DIGITS = dict(ssim=3, mse=4)                                          # after the point; 2 otherwise
+COUNTS = ("n", "calls", "steps", "law", "told", "lambda_freq", "ms")  # shown as they are
+
+# %% ../nbs/00_files.ipynb #521f7189
+def cell(
+    row,  # dict
+    key,  # column
+) -> str:
+    "One cell of a table as text; `-` where nothing was called."
+    v = row[key]
+    if isinstance(v, str): return v
+    if key == "calls" and v == 0: return "-"
+    if key in COUNTS: return f"{v:.4g}"
+    return _with_interval(row, key, DIGITS.get(key, 2))
+
+# %% ../nbs/00_files.ipynb #12f9a01d
+def _with_interval(row, key, digits):
+    "A number, and its interval where the row has one."
+    parts = [f"{row[k]:.{digits}f}" for k in (key, f"{key}_lo", f"{key}_hi") if k in row]
+    return parts[0] if len(parts) < 3 else f"{parts[0]} [{parts[1]}, {parts[2]}]"
+
+# %% ../nbs/00_files.ipynb #b6dc5a5e
+def _cells(rows, columns):
+    "Titles and cells, line by line."
+    columns = columns or tuple(rows[0])
+    return [[TITLES.get(k, k) for k in columns], *([cell(r, k) for k in columns] for r in rows)]
+
+# %% ../nbs/00_files.ipynb #c9b76422
+def text_table(
+    rows,      # list of dicts
+    *columns,  # which, in this order; all if none is named
+) -> str:
+    "Rows as text with aligned columns."
+    lines = _cells(rows, columns)
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(v.ljust(w) for v, w in zip(line, widths)).rstrip() for line in lines)
+
+# %% ../nbs/00_files.ipynb #b536354f
+def markdown_table(
+    rows,      # list of dicts
+    *columns,  # which, in this order; all if none is named
+) -> str:
+    "Rows as a Markdown table."
+    head, *lines = _cells(rows, columns)
+    lines = [head, ["---"]*len(head), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

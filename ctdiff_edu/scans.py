@@ -206,7 +206,7 @@ def write_image(
     kind, slices = _out_kind(path, like), _checked_slices(pixels, like)
     origin = origin or Origin(settings=dict(pixels=hashlib.sha256(np.asarray(pixels).tobytes()).hexdigest()))
     with _nameless(path) as f:
-        saturated, sizes = _encode(f, slices, like, kind, _checked_type(dtype, kind), origin)
+        with quiet(): saturated, sizes = _encode(f, slices, like, kind, _checked_type(dtype, kind), origin)
         _finish(path, f, sizes)
     return saturated
 

@@ -291,11 +291,13 @@ def _kept(path, y):
     names, shapes = ("image", "seconds", "calls"), (tuple(y.shape), (len(y),), (len(y),))
     try:
         made = dict(zip(names, load_npz(path, *names)))
-        odd = [k for k, shape in zip(names, shapes) if np.shape(made[k]) != shape]
+        odd = [k for k, shape in zip(names, shapes) if not _is_array(made[k], shape)]
         if odd: raise ValueError(f"{path}: has no {', '.join(odd)} of this batch")
     except ValueError as e:
         raise ValueError(f"{e}; delete it, and it is computed again") from None
     return made
+
+def _is_array(v, shape): return v is not None and v.shape == shape and v.dtype.kind in "fiu"
 
 # %% ../nbs/02_scores.ipynb #e338f37b
 def _file_name(method, y, start, sigma_n, seed):

@@ -100,7 +100,7 @@ def _about(q):
 def _help(q, comment):
     "A comment, and the choices and the default where they are not shown otherwise."
     if isinstance(q.annotation, dict) and "choices" in q.annotation:
-        comment += ": " + " ".join(q.annotation["choices"])
+        comment += f"; of {' '.join(q.annotation['choices'])}"
     shown = type(q.default) in (str, int, float)
     return (f"{comment} ({q.default})" if shown else comment).replace("%", "%%")
 
@@ -265,6 +265,7 @@ def run_command(
 ) -> int:       # 0; 2 after one line on stderr; 130 if interrupted; 141 if nobody reads the output
     "Run the command that the arguments name; returns the exit status."
     _open_streams()
+    os.environ.setdefault("MPLBACKEND", "agg")      # pictures go to files, no window opens
     argv = sys.argv[1:] if argv is None else argv
     try:
         with quiet(): return _parse_and_call(commands, argv, shared)

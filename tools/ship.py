@@ -12,7 +12,7 @@ TCIA = """public collections of The Cancer Imaging Archive, by patient (TCGA-LUA
   TCGA-LIHC, TCGA-OV, LIDC-IDRI, CPTAC-PDA: CC BY 3.0; CMB-CRC: CC BY 4.0); every image with its DOI stands in
   `ctdiff_edu/ct/manifest.csv`, and `ctdiff fetch ct` gets them"""
 SOURCES = {
-    "ct_patches28.npz": "CT stand-in patches, 36,000 of 41 patients for training, 1,500 of 7 for validation: " + TCIA,
+    "ct_patches28.npz": "CT stand-in patches, 36,000 of 41 patients (validation: 1,500 of 7): " + TCIA,
     "crops:ct_slices256.npz": "crops of 454 slices of 33 patients, -1000 to 1000 HU: " + TCIA,
     "phantoms": "procedural phantoms of `ctdiff_edu.data.phantoms`, 8,192 for training.",
 }
@@ -41,7 +41,7 @@ No patient of the test data is among those of the training or validation data.
 
 {scores}
 
-Measurement unclipped, scores clipped to [-1,1], data range 2; 95 % bootstrap intervals of the mean over patients.
+Measurement unclipped, scores clipped to [-1,1], data range 2; 95 % bootstrap intervals over patients.
 The scores are of the shipped float16 file.
 
 ## Use
@@ -49,8 +49,8 @@ The scores are of the shipped float16 file.
 Teaching and research. {seen}
 It is not a medical device: do not read a denoised scan for diagnosis.
 """
-SEEN = """It has seen 28x28 patches in the abdominal window (level 50 HU, width 400 HU), values clipped to the window,
-and noise that is white and Gaussian. The noise of real scans is correlated, and of that it leaves much."""
+SEEN = """It has seen 28x28 patches in the abdominal window (level 50 HU, width 400 HU), values clipped to
+it, and noise that is white and Gaussian. The noise of real scans is correlated; it leaves much of that."""
 PREDICTS = dict(z="the noise z", v="v = alpha z - sigma x0")
 
 

@@ -25,7 +25,8 @@ import torch
 from ctdiff_edu.data import add_noise, load_patches, phantoms
 from ctdiff_edu.files import load_table, quiet
 from ctdiff_edu.provenance import verify
-from ctdiff_edu.scans import denoise_scan, read_image
+from ctdiff_edu.reading import read_image
+from ctdiff_edu.scans import denoise_scan
 from ctdiff_edu.schedule import CosineTable
 from ctdiff_edu.scores import NOISY, evaluate
 from ctdiff_edu.sde import VPSDE
@@ -191,8 +192,8 @@ def use_scan(path):
 def use_sealed(path):
     "The same for a format with checksums: what is read must be what was written."
     use_scan(path)
-    sound = path.parents[1]/"sound"/path.name
-    if not np.array_equal(read_image(path).pixels, read_image(sound).pixels): raise RuntimeError("other pixels")
+    got, sound = (read_image(p).pixels for p in (path, path.parents[1]/"sound"/path.name))
+    if not np.array_equal(got, sound): raise RuntimeError("other pixels, and no complaint")
 
 
 def use_checkpoint(path):

@@ -561,7 +561,8 @@ def mass_axis(
 def _moved(y, bins):
     "Views shifted to the left by a fraction of bins, through their spectra."
     n = 2**math.ceil(math.log2(2*y.shape[3]))
-    phase = torch.exp(2j*math.pi*torch.fft.rfftfreq(n, dtype=torch.float64)*bins)
+    f = torch.fft.rfftfreq(n, dtype=torch.float64, device=y.device)
+    phase = torch.exp(2j*math.pi*f*bins)
     return torch.fft.irfft(torch.fft.rfft(y, n)*phase, n)[..., :y.shape[3]].to(y)
 
 # %% ../nbs/16_tomography.ipynb #67c225bd

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEVEL', 'WIDTH', 'window', 'unwindow', 'phantoms', 'load_patches', 'patch_labels', 'patch_patients', 'load_slices',
-           'check_sigma', 'add_noise', 'fetch_organamnist']
+           'slice_crops', 'check_sigma', 'add_noise', 'fetch_organamnist']
 
 # %% ../nbs/01_data.ipynb #2abb1862
 import functools
@@ -17,7 +17,7 @@ from collections import namedtuple
 from pathlib import Path
 import numpy as np
 import torch
-from .files import one_line
+from .files import load_npz, one_line
 
 # %% ../nbs/01_data.ipynb #3def187d
 LEVEL, WIDTH = 50, 400  # the abdominal window (HU)
@@ -296,6 +296,11 @@ def _is_name(source, name):
     "Is the source this name, and not a path?"
     return isinstance(source, str) and source == name
 
+# %% ../nbs/01_data.ipynb #3de7eedd
+def _is_crops(source):
+    "Does the source name crops of whole slices?"
+    return isinstance(source, str) and source.startswith("crops:")
+
 # %% ../nbs/01_data.ipynb #9d24d691
 def _find(source):
     "The .npz file `source`, looked for as given and then in $CTDIFF_DATA."
@@ -310,15 +315,11 @@ def _find(source):
 
 # %% ../nbs/01_data.ipynb #58b03360
 def _read_npz(path, *keys):
-    "Arrays of an .npz file (None where there is none of that name); nothing is ever unpickled."
+    "Arrays of an .npz file (None where there is none of that name)."
     try:
-        with np.load(path, allow_pickle=False) as npz:
-            return [npz[k] if k in npz.files else None for k in keys]
-    except PermissionError:
-        raise
-    except Exception as e:  # a damaged archive fails in many ways
-        want = f"want a readable .npz file of plain arrays ({one_line(e)})"
-        raise ValueError(f"source: got {path}, {want}") from None
+        return load_npz(path, *keys)
+    except ValueError as e:
+        raise ValueError(f"source: got {one_line(e)}; want a readable .npz file of plain arrays") from None
 
 # %% ../nbs/01_data.ipynb #22cb5890
 def _checked_images(images, path, split):
@@ -369,13 +370,14 @@ def _check_source(source, split, download):
 
 # %% ../nbs/01_data.ipynb #49c94e5f
 def load_patches(
-    source="phantoms",  # "phantoms", "organamnist" or the path of a MedMNIST-format .npz
+    source="phantoms",  # "phantoms", "organamnist", the path of a MedMNIST-format .npz, or "crops:FILE"
     split="test",       # "train", "val" or "test"
     **download,         # for "organamnist": root, url, md5, timeout, progress of `fetch_organamnist`
 ) -> torch.Tensor:      # float32 (N,1,H,W) in [-1,1]; this course uses 28 x 28
     "Patches of one split."
     _check_source(source, split, download)
     if _is_name(source, "phantoms"): return _phantom_set(split).clone()
+    if _is_crops(source): return slice_crops(source.removeprefix("crops:"), split)[0]
     return _from_bytes(_read_split(source, split, download)[0])
 
 # %% ../nbs/01_data.ipynb #8166bc0e
@@ -386,7 +388,8 @@ def patch_labels(
 ):                      # int64 array (N,), or None if the source has none, as phantoms
     "Labels of the same patches."
     _check_source(source, split, download)
-    return None if _is_name(source, "phantoms") else _read_split(source, split, download)[1]
+    if _is_name(source, "phantoms") or _is_crops(source): return None
+    return _read_split(source, split, download)[1]
 
 # %% ../nbs/01_data.ipynb #beb50148
 def patch_patients(
@@ -396,6 +399,7 @@ def patch_patients(
     "The patient that each of the same patches is of."
     _check_split(split)
     if _is_name(source, "phantoms") or _is_name(source, "organamnist"): return None
+    if _is_crops(source): return slice_crops(source.removeprefix("crops:"), split)[1]
     path = _find(source)
     images, patients = _read_npz(path, f"{split}_images", f"{split}_patients")
     return _checked_patients(patients, len(_checked_images(images, path, split)), path, split)
@@ -420,6 +424,44 @@ def _checked_hu(hu, path, split):
     if hu.dtype != np.int16 or hu.ndim != 3 or 0 in hu.shape:
         raise ValueError(f"source: {split}_hu of {path} is {hu.dtype} {hu.shape}, {want}")
     return hu
+
+# %% ../nbs/01_data.ipynb #c0c0a002
+_CROPS = {"train": (16_384, 290_001), "val": (512, 290_002), "test": (1024, 290_003)}   # how many, seed
+
+# %% ../nbs/01_data.ipynb #c0c0a003
+def slice_crops(
+    source="ct_slices256.npz",  # as in `load_slices`
+    split="test",               # "train", "val" or "test"
+    size=64,                    # side of the squares (px)
+):  # float32 (N,1,size,size), -1000 to 1000 HU as [-1,1]; patients, strings (N,), or None
+    "Random squares of whole slices, at full and at half resolution, a third of each not air."
+    hu, patients = load_slices(source, split)
+    full = window(hu, 0, 2000).clamp(min=-1)
+    n, seed = _CROPS[split]
+    rng, share = np.random.default_rng(seed), _slice_shares(patients, len(hu))
+    at_both = full, torch.nn.functional.avg_pool2d(full, 2)
+    picks = rng.choice(len(hu), n, p=share)
+    crops = [_body_crop(rng, at_both[rng.integers(2)][k], size) for k in picks]
+    return torch.stack(crops), None if patients is None else patients[picks]
+
+# %% ../nbs/01_data.ipynb #c0c0a004
+def _slice_shares(patients, n):
+    "The probability of each slice."
+    if patients is None: return np.full(n, 1/n)
+    _, which, counts = np.unique(patients, return_inverse=True, return_counts=True)
+    share = counts[which]**-0.5
+    return share/share.sum()
+
+# %% ../nbs/01_data.ipynb #c0c0a005
+def _body_crop(rng, image, size, tries=50):
+    "A random square of an image (1,H,W); the first of some that a third of is not air, or the last."
+    if min(image.shape[1:]) < size:
+        raise ValueError(f"size: got {size}, want at most {min(image.shape[1:])}, the slice's side")
+    for _ in range(tries):
+        top, left = (rng.integers(side - size + 1) for side in image.shape[1:])
+        crop = image[:, top:top + size, left:left + size]
+        if (crop > -0.7).float().mean() > 1/3: break
+    return crop
 
 # %% ../nbs/01_data.ipynb #81786397
 def check_sigma(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NBIA', 'SIZES', 'TOOTH', 'TOOTH_SHA256', 'manifest', 'series_url', 'hounsfield', 'merge_slices', 'halve',
-           'slice_hash', 'expected_hashes', 'fetch_row', 'slices_of', 'body_mask', 'draw_crop', 'to_patch',
-           'draw_patches', 'fetch_ct', 'fetch_tooth']
+           'slice_hash', 'expected_hashes', 'fetch_row', 'slices_of', 'draw_crop', 'to_patch', 'draw_patches',
+           'fetch_ct', 'fetch_tooth']
 
 # %% ../nbs/20_fetch.ipynb #c1bf934c
 import csv
@@ -16,7 +16,8 @@ import zipfile
 from pathlib import Path
 import numpy as np
 from .data import window
-from .files import check_folder, one_line, quiet, write_whole
+from .files import check_folder, load_npz, one_line, quiet, write_whole
+from .quality import body_mask
 
 # %% ../nbs/20_fetch.ipynb #c36d4ceb
 def manifest() -> list[dict]:
@@ -197,19 +198,8 @@ def slices_of(
 # %% ../nbs/20_fetch.ipynb #886e8ec5
 def _load_row(row, folder):
     "HU (Z,512,512) and pixel size of a finished row."
-    with np.load(Path(folder)/f"{_name(row)}.npz") as npz:
-        return npz["hu"], float(npz["mm"])
-
-# %% ../nbs/20_fetch.ipynb #dcb0659c
-def body_mask(
-    hu,  # (H,W) Hounsfield units
-) -> np.ndarray:  # bool (H,W)
-    "The largest piece above -300 HU after opening, its holes filled."
-    from scipy import ndimage
-    pieces, n = ndimage.label(ndimage.binary_opening(hu > -300, iterations=2))
-    if n == 0: return np.zeros(hu.shape, dtype=bool)
-    largest = 1 + np.argmax(np.bincount(pieces.ravel())[1:])
-    return ndimage.binary_fill_holes(pieces == largest)
+    hu, mm = load_npz(Path(folder)/f"{_name(row)}.npz", "hu", "mm")
+    return hu, float(mm)
 
 # %% ../nbs/20_fetch.ipynb #171c113f
 def draw_crop(

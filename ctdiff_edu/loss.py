@@ -11,6 +11,11 @@ import torch
 import torch.nn.functional as F
 from .sde import clean_estimate, network_target, per_image
 
+# %% ../nbs/07_loss.ipynb #f2b19a10
+def _magnitude(x):
+    "Magnitudes of the unnormalised 2D FFT, in float32."
+    return torch.fft.fft2(x.float()).abs()
+
 # %% ../nbs/07_loss.ipynb #f2b19a11
 def frequency_domain_loss(
     pred_x0,    # (B,1,H,W) clean estimate
@@ -18,14 +23,18 @@ def frequency_domain_loss(
     norm="l1",  # "l1" (the talk's) or "l2", of the difference of FFT magnitudes
 ) -> torch.Tensor:  # 0-dim mean over batch and frequencies
     "Distance between the magnitudes of the unnormalised 2D FFTs, in float32 (the talk's listing)."
-    losses = {"l1": F.l1_loss, "l2": F.mse_loss}
-    if norm not in losses: raise ValueError(f"norm: got {norm!r}, want one of {sorted(losses)}")
+    _check_pair(pred_x0, target_x0, norm)
+    return _DISTANCES[norm](_magnitude(pred_x0), _magnitude(target_x0))
+
+# %% ../nbs/07_loss.ipynb #f2b19a12
+_DISTANCES = {"l1": F.l1_loss, "l2": F.mse_loss}
+
+def _check_pair(pred_x0, target_x0, norm):
+    "ValueError for another norm, or for shapes that would be broadcast."
+    if norm not in _DISTANCES: raise ValueError(f"norm: got {norm!r}, want one of {sorted(_DISTANCES)}")
     if pred_x0.shape != target_x0.shape:
         want = f"that of target_x0, {tuple(target_x0.shape)}"
         raise ValueError(f"pred_x0: got shape {tuple(pred_x0.shape)}, want {want}")
-    pred_mag = torch.fft.fft2(pred_x0.float()).abs()
-    target_mag = torch.fft.fft2(target_x0.float()).abs()
-    return losses[norm](pred_mag, target_mag)
 
 # %% ../nbs/07_loss.ipynb #af8a6473
 class NoisyBatch(NamedTuple):

@@ -173,15 +173,16 @@ def ablation_table(
 
 # %% ../nbs/14_results.ipynb #dec7269d
 def leaderboard_table(
-    study,               # `Study`
-    quick=False,         # only what takes seconds
-    counts=(128, 16),    # patches for the samplers and BM3D, and for the talk's sampler
-    net="talk",          # network
-    n_steps=TALK_STEPS,  # of the talk's sampler
+    study,                           # `Study`
+    quick=False,                     # only what takes seconds
+    counts=(128, 16),                # patches for the samplers and BM3D, and for the talk's sampler
+    net="talk",                      # network that samples, and calls once
+    others=("small", "supervised"),  # networks that call once
+    n_steps=TALK_STEPS,              # of the talk's sampler
 ) -> list[dict]:         # groups "all", "label 0", ..., and the subsets that the slow methods saw
     "Every method on the same measurement."
     if not quick: bm3d_method()   # not installed? say so now, not in an hour
-    calls = [one_call(study.network(name)) for name in (net, "supervised")]
+    calls = [one_call(study.network(name)) for name in (net, *others)]
     fast = study.evaluate([NOISY, *classical_methods(), *calls])
     rows = study.table(fast, group="all") + _label_rows(study, fast)
     return rows if quick else rows + _slow_rows(study, fast, counts, net, n_steps)
@@ -275,10 +276,8 @@ def noise_cases(
 ) -> list[tuple]:  # (name, measurement, noise level that the denoisers are told)
     "The measurements of `noise_table`."
     s, y = study.sigma_n, study.y
-    levels = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-    cases = [(f"sigma_n {v:g}", study.noisy(v), v) for v in levels]
-    for v in (s, 1.0):
-        cases.append((f"sigma_n {v:g}, clipped to [-1,1]", study.noisy(v).clamp(-1, 1), v))
+    cases = [(f"sigma_n {v:g}", study.noisy(v), v) for v in (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)]
+    cases += [(f"sigma_n {v:g}, clipped to [-1,1]", study.noisy(v).clamp(-1, 1), v) for v in (s, 1.0)]
     cases += [(f"sigma_n {s:g}, told {k*s:g}", y, k*s) for k in (0.5, 2.0)]
     return [*cases, ("signal-dependent", _signal_dependent(study.x0, y), s)]
 
@@ -293,13 +292,20 @@ def noise_table(
     study,                        # `Study`
     nets=("talk", "supervised"),  # networks
     n=512,                        # patches
-) -> list[dict]:
+) -> list[dict]:                  # `change` is that of the PSNR against the first network, paired
     "One call where the noise is not what it was: another level, clipped, misjudged, uneven."
     calls = [one_call(study.network(name)) for name in nets]
-    methods, rows = [NOISY, BLUR, denoiser_method("TV", tv), *calls], []
-    for name, y, told in noise_cases(study):
-        rows += study.table(study.evaluate(methods, n, y, told), noise=name, told=told)
-    return rows
+    methods = [NOISY, BLUR, denoiser_method("TV", tv), *calls]
+    return [row for case in noise_cases(study) for row in _noise_rows(study, methods, n, *case)]
+
+# %% ../nbs/14_results.ipynb #c5b7d1fa
+def _noise_rows(study, methods, n, noise, y, told):
+    "The rows under one noise."
+    results = study.evaluate(methods, n, y, told)
+    _, _, _, first, *_ = results.values()     # after the noisy images, the blur and TV
+    rows = study.table(results, noise=noise, told=told)
+    groups = study.groups(slice(len(first)))
+    return [row | change(first, s, groups) for row, s in zip(rows, results.values())]
 
 # %% ../nbs/14_results.ipynb #0abe184b
 TABLES = {
@@ -311,6 +317,6 @@ COLUMNS = {
     "leaderboard": "group method n psnr ssim gain calls ms".split(),
     "talk": "network method n psnr ssim gain calls ms".split(),
     "ablation": "method n psnr change ssim calls ms".split(),
-    "noise": "noise told method psnr ssim".split(),
+    "noise": "noise told method psnr change ssim".split(),
     "freq": "lambda_freq steps n psnr change ssim sharpness spectrum".split(),
     "roles": "method n psnr ssim sharpness spectrum ratio law calls".split()}

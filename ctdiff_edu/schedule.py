@@ -43,7 +43,7 @@ class CosineSchedule:
         return math.pi/(1 + self.s)*torch.tan(self.phi(t))
 
     def time_at(self, level):
-        "The t at which sigma_t/alpha_t = `level`; infinity gives 1. A float gives a float, a tensor a tensor."
+        "The t (1 for infinity) where sigma_t/alpha_t = `level`; a float for a float, a tensor for a tensor."
         v = to_float64(level, "level", math.inf)
         phi = torch.acos(self.cos0/torch.hypot(torch.ones_like(v), v))
         return same_kind((phi*(1 + self.s)/(math.pi/2) - self.s).clamp(0, 1), level)
@@ -63,6 +63,7 @@ class CosineTable:
         self.sqrt_alpha_bar, self.sqrt_one_minus_alpha_bar = bar[1:].sqrt(), (1 - bar[1:]).sqrt()
         self.betas = (1 - left).clamp(0.0001, 0.9999)     # as printed; nothing below uses them
         self._rows = torch.stack([bar[1:], self.n_steps*(1 - left)])   # alpha_bar and beta
+        self._copies = {}                                 # of these rows, on other devices
         self._times, self._angles = _row_times(self.n_steps), _row_angles(self)
 
     def index(self, t):
@@ -79,12 +80,10 @@ class CosineTable:
         return _look_up(self, 1, t)
 
     def time_at(self, level):
-        "The t whose row is at noise level `level`; infinity gives 1. A float gives a float, a tensor a tensor."
+        "The t (1 for infinity) whose row has the noise level; a float for a float, a tensor for a tensor."
         angle = torch.atan(to_float64(level, "level", math.inf))
-        angles, times = self._angles.to(angle), self._times.to(angle)
-        k = torch.searchsorted(angles, angle).clamp(1, self.n_steps)
-        share = (angle - angles[k-1])/(angles[k] - angles[k-1])
-        return same_kind((times[k-1] + (times[k] - times[k-1])*share).clamp(0, 1), level)
+        t = _interpolate(angle, self._angles.to(angle), self._times.to(angle))
+        return same_kind(t.clamp(0, 1), level)
 
 # %% ../nbs/05_schedule.ipynb #9964ed0a
 def _row_times(n):
@@ -97,9 +96,17 @@ def _row_angles(table):
     angles = torch.atan2(table.sqrt_one_minus_alpha_bar, table.sqrt_alpha_bar)
     return torch.cat([torch.zeros(1), angles])
 
+# %% ../nbs/05_schedule.ipynb #543430dc
+def _interpolate(x, at, values):
+    "The piecewise linear function with `values` at the ascending points `at`."
+    k = torch.searchsorted(at, x).clamp(1, len(at) - 1)
+    width, rise = at[k] - at[k-1], values[k] - values[k-1]
+    return values[k-1] + rise*(x - at[k-1])/width
+
 # %% ../nbs/05_schedule.ipynb #9964ed0b
 def _look_up(table, k, t):
-    "Row k (0: alpha_bar, 1: beta) at the times t, which are checked."
+    "Row k (0: alpha_bar, 1: beta) at the times t, which are checked; each device gets its copy once."
     w = to_float64(t, "t", 1)
-    if table._rows.device != w.device: table._rows = table._rows.to(w)
-    return table._rows[k][table.index(t)]
+    place = w.device, w.dtype
+    if place not in table._copies: table._copies[place] = table._rows.to(w)
+    return table._copies[place][k][table.index(t)]

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from .files import write_whole
+from .files import load_npz, write_whole
 from .machine import gather, ranks, stream
 
 # %% ../nbs/02_scores.ipynb #aac04651
@@ -277,13 +277,27 @@ def _timed(method, y, sigma_n, g):
 def _batch(method, y, start, sigma_n, seed, folder):
     "One batch: read, if the folder has it, or computed and kept."
     path = folder and Path(folder)/_file_name(method, y, start, sigma_n, seed)
-    if path and path.exists(): return dict(np.load(path))
+    if path and path.exists(): return _kept(path, y)
     key = zlib.crc32(method.name.encode())
     made = _timed(method, y, sigma_n, stream(seed, key, start, device=y.device))
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda f: np.savez(f, **made))
     return made
+
+# %% ../nbs/02_scores.ipynb #cf0218ac
+def _kept(path, y):
+    "A batch from its file; ValueError if that is damaged."
+    names, shapes = ("image", "seconds", "calls"), (tuple(y.shape), (len(y),), (len(y),))
+    try:
+        made = dict(zip(names, load_npz(path, *names)))
+        odd = [k for k, shape in zip(names, shapes) if not _is_array(made[k], shape)]
+        if odd: raise ValueError(f"{path}: has no {', '.join(odd)} of this batch")
+    except ValueError as e:
+        raise ValueError(f"{e}; delete it, and it is computed again") from None
+    return made
+
+def _is_array(v, shape): return v is not None and v.shape == shape and v.dtype.kind in "fiu"
 
 # %% ../nbs/02_scores.ipynb #e338f37b
 def _file_name(method, y, start, sigma_n, seed):

@@ -43,6 +43,11 @@ def heun(
         x = x + (s_next - s)/2*(slope + slope_ahead)
     return x
 
+# %% ../nbs/11_solvers.ipynb #b1000001
+def _ahead(x0, h, x0_last, h_last):
+    "The estimate half a step h ahead, on the straight line through this one and the last."
+    return x0 + h/(2*h_last)*(x0 - x0_last)
+
 # %% ../nbs/11_solvers.ipynb #514eb336
 def dpmpp2m(
     D,          # denoiser
@@ -58,11 +63,6 @@ def dpmpp2m(
         mean = _ahead(x0, h, *last) if last and s_next else x0
         x, last = mean + s_next/s*(x - mean), (x0, h)
     return x
-
-# %% ../nbs/11_solvers.ipynb #b1000001
-def _ahead(x0, h, x0_last, h_last):
-    "The estimate half a step h ahead, on the straight line through this one and the last."
-    return x0 + h/(2*h_last)*(x0 - x0_last)
 
 # %% ../nbs/11_solvers.ipynb #7ad4f3f9
 def karras_levels(

@@ -106,7 +106,8 @@ class Study(Comparison):
     def with_images(self, x0, data, patients=None):
         "The same study of other images: x0 (N,1,H,W), what they are, and (N,) patients."
         other = copy.copy(self)
-        other.data, other.x0, other.patients, other.labels = data, x0, patients, None
+        other.data, other.x0 = data, x0
+        other.patients, other.labels = patients, None
         other._images, other._order = x0, torch.arange(len(x0))
         other.y = other.noisy(self.sigma_n)
         return other
@@ -129,9 +130,15 @@ def reproduce(
 # %% ../nbs/13_study.ipynb #3a3906a2
 def _make(study, make, path):
     "Make one table and write it; of several processes the first one writes."
-    rows = make(study)
-    rows = [row | study.about() | row for row in rows]   # columns of the row come first, and stand
-    if ranks()[0] == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_table(rows, path)
+    own = copy.copy(study)
+    own.networks = {}        # so `weights` names those that this table uses
+    rows = make(own)
+    rows = [row | own.about() | row for row in rows]
+    if ranks()[0] == 0: _write(rows, path)
     return rows
+
+# %% ../nbs/13_study.ipynb #d3165a92
+def _write(rows, path):
+    "A table as a file, in a folder that is made if need be."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_table(rows, path)

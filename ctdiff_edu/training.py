@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 # %% ../nbs/09_training.ipynb #040618e5
-from .files import check_folder, save_table
+from .files import check_folder, in_one_line, save_table
 from .loss import NoisyBatch, diffusion_loss, noisy_batch
 from .machine import mean_over_ranks, pick_precision, ranks, stream
 from .weights import describe, export_weights, load_checkpoint, save_checkpoint
@@ -349,6 +349,7 @@ def averaged(
 # %% ../nbs/09_training.ipynb #643d18a0
 LOSSES = ("total", "noise", "freq")
 
+# %% ../nbs/09_training.ipynb #f079472e
 def close_epoch(
     trainer,  # `Trainer`
     valid,    # (M,1,H,W) held-out images, or None
@@ -411,11 +412,14 @@ def load_trainer(
     trainer,  # `Trainer`, just made
     path,     # checkpoint of the same run
 ):
-    "Go on where a checkpoint stopped; ValueError if it is of another run."
+    "Go on where a checkpoint stopped; ValueError if it is of another run, or damaged."
     tensors, meta = load_checkpoint(path)
     _check_same_run(describe_run(trainer), meta, path)
-    _load_tensors(trainer, tensors)
-    for k in PROGRESS: setattr(trainer, k, meta[k])
+    with in_one_line(f"resume: {path} is not the checkpoint of a run"):
+        _load_tensors(trainer, tensors)
+        for k in PROGRESS: setattr(trainer, k, meta[k])
+        trainer.running = [float(v) for v in trainer.running]
+        trainer.history = [dict(row) for row in trainer.history]
     trainer.saved = trainer.step
 
 # %% ../nbs/09_training.ipynb #4a844a99
@@ -433,15 +437,17 @@ def _with_prefix(tensors, prefix):
 # %% ../nbs/09_training.ipynb #cbd4d301
 def _like(p, v):
     "A moment in the memory layout of its parameter; a step count as it is."
-    return torch.empty_like(p).copy_(v) if v.ndim else v
+    if v.ndim == 0: return v
+    if v.shape != p.shape: raise ValueError(f"a moment is {tuple(v.shape)}, want {tuple(p.shape)}")
+    return torch.empty_like(p).copy_(v)
 
 # %% ../nbs/09_training.ipynb #83eac733
 def _load_moments(trainer, tensors):
-    "Give AdamW its moments back."
-    state = {}
+    "Give AdamW its moments back; before the first step it has none."
+    state, begun = {}, any(name.startswith("adam.") for name in tensors)
     for i, p in enumerate(trainer.model.parameters()):
-        moments = _with_prefix(tensors, f"adam.{i}.")
-        if moments: state[i] = {k: _like(p, v) for k, v in moments.items()}
+        if not begun: break
+        state[i] = {k: _like(p, tensors[f"adam.{i}.{k}"]) for k in ("step", "exp_avg", "exp_avg_sq")}
     groups = trainer.opt.state_dict()["param_groups"]
     trainer.opt.load_state_dict(dict(state=state, param_groups=groups))
 
@@ -538,10 +544,14 @@ def _run(trainer, valid, checkpoint, save_every, max_steps, progress):
     if trainer.step >= last and trainer.running[3]: close_epoch(trainer, valid)
     for bar in _bar(trainer, last, progress):
         losses = _advance(trainer, checkpoint)
-        ends = trainer.step == last
-        if ends or trainer.step % trainer.per_epoch == 0: close_epoch(trainer, valid)
-        if checkpoint and (ends or trainer.step % save_every == 0): save_trainer(trainer, checkpoint)
+        _keep(trainer, valid, checkpoint, save_every, trainer.step == last)
         bar.set_postfix_str(f"loss {losses[0]:.3f}, {_speed(trainer):.0f} images/s", refresh=False)
+
+# %% ../nbs/09_training.ipynb #4f9c74f9
+def _keep(trainer, valid, checkpoint, save_every, ends):
+    "A line of history after an epoch, a checkpoint every so often, and both where the run ends."
+    if ends or trainer.step % trainer.per_epoch == 0: close_epoch(trainer, valid)
+    if checkpoint and (ends or trainer.step % save_every == 0): save_trainer(trainer, checkpoint)
 
 # %% ../nbs/09_training.ipynb #1c476b42
 def _bar(trainer, last, progress):
@@ -609,11 +619,15 @@ def _kept_clean(out):
     "Make the folder; sweep up what an earlier kill left; leave no empty folder."
     out.mkdir(parents=True, exist_ok=True)
     first = ranks()[0] == 0
-    if first:
-        for part in out.glob("." + "[0-9a-f]"*16 + ".part"): part.unlink()
+    if first: _sweep(out)
     try: yield
     finally:
         if first and not any(out.iterdir()): out.rmdir()
+
+# %% ../nbs/09_training.ipynb #5f5cb0a2
+def _sweep(out):
+    "Remove the temporary files that a kill left in a folder."
+    for part in out.glob("." + "[0-9a-f]"*16 + ".part"): part.unlink()
 
 # %% ../nbs/09_training.ipynb #8a52bf60
 def plot_history(
@@ -625,9 +639,9 @@ def plot_history(
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(layout="constrained")[1]
     for part, style in (("train", "o-"), ("valid", "s--")):
-        rows = [row for row in history if f"{part}_{what}" in row]
-        losses = [row[f"{part}_{what}"] for row in rows]
-        if rows: ax.plot([row["epoch"] for row in rows], losses, style, ms=4, label=part)
+        column = f"{part}_{what}"
+        points = [(row["epoch"], row[column]) for row in history if column in row]
+        if points: ax.plot(*zip(*points), style, ms=4, label=part)
     ax.set(xlabel="epoch", ylabel=f"{what} loss")
     ax.legend()
     return ax

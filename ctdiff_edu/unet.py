@@ -12,7 +12,7 @@ from torch import nn
 
 # %% ../nbs/06_unet.ipynb #54d6aad9
 class SelfAttention(nn.Module):
-    "Multi-head self-attention over the pixels of an image, with a residual (Vaswani et al. 2017; the talk's listing)."
+    "Multi-head self-attention over an image's pixels, with a residual (Vaswani et al. 2017; the talk)."
     def __init__(
         self,
         channels,  # channels in and out, a multiple of 12 and of `heads`
@@ -30,31 +30,41 @@ class SelfAttention(nn.Module):
     ):      # (B,C,H,W)
         B, C, H, W = x.shape
         qkv = self.to_qkv(self.norm(x)).reshape(B, 3, self.heads, C//self.heads, H*W)
-        q, k, v = qkv.transpose(-1, -2).contiguous().unbind(1)      # each (B, heads, HW, d)
+        q, k, v = qkv.transpose(-1, -2).contiguous().unbind(1)    # each (B, heads, HW, d)
         out = F.scaled_dot_product_attention(q, k, v)
         return self.to_out(out.transpose(-1, -2).reshape(B, C, H, W)) + x
 
-# %% ../nbs/06_unet.ipynb #02e840e2
-class UNet(nn.Module):
-    "The talk's noise-predicting U-Net (its Figure 5): `z = model(x_t, t)`, 6,614,881 parameters by default."
-    prediction = "z"   # what `forward` returns: the noise
-    def __init__(
-        self,
-        hidden=96,  # channels at full resolution, a multiple of 3 (GroupNorm: 12 groups in 4*hidden)
-        heads=8,    # attention heads, a divisor of 4*hidden
-    ):
+# %% ../nbs/06_unet.ipynb #02e840e4
+class _Layers(nn.Module):
+    "The layers of `UNet`, by the names that they have on the slides."
+    def __init__(self, c, heads):
         super().__init__()
-        c, self.hidden, self.heads = hidden, hidden, heads
         self.time_mlp = nn.Sequential(nn.Linear(1, 4*c), nn.SiLU(), nn.Linear(4*c, c))
         self.conv_in = nn.Conv2d(1, c, 3, padding=1)
         self.down1 = nn.Conv2d(c, 2*c, 4, 2, 1)
         self.down2 = nn.Conv2d(2*c, 4*c, 4, 2, 1)
         self.mid1 = nn.Conv2d(4*c, 4*c, 3, padding=1)
         self.mid2 = nn.Conv2d(4*c, 4*c, 3, padding=1)
-        self.mid_attn, self.mid_t = SelfAttention(4*c, heads), nn.Linear(c, 4*c)
-        self.up1, self.skip_conv1 = nn.ConvTranspose2d(4*c, 2*c, 4, 2, 1), nn.Conv2d(2*c, 2*c, 1)
-        self.up2, self.skip_conv2 = nn.ConvTranspose2d(4*c, c, 4, 2, 1), nn.Conv2d(c, c, 1)
+        self.mid_attn = SelfAttention(4*c, heads)
+        self.mid_t = nn.Linear(c, 4*c)
+        self.up1 = nn.ConvTranspose2d(4*c, 2*c, 4, 2, 1)
+        self.skip_conv1 = nn.Conv2d(2*c, 2*c, 1)
+        self.up2 = nn.ConvTranspose2d(4*c, c, 4, 2, 1)
+        self.skip_conv2 = nn.Conv2d(c, c, 1)
         self.conv_out = nn.Conv2d(2*c, 1, 3, padding=1)
+
+# %% ../nbs/06_unet.ipynb #02e840e2
+class UNet(_Layers):
+    "The talk's noise-predicting U-Net (its Figure 5): `z = model(x_t, t)`, 6,614,881 parameters by default."
+    prediction = "z"   # what `forward` returns: the noise
+
+    def __init__(
+        self,
+        hidden=96,  # channels at full resolution, a multiple of 3 (GroupNorm: 12 groups in 4*hidden)
+        heads=8,    # attention heads, a divisor of 4*hidden
+    ):
+        super().__init__(hidden, heads)
+        self.hidden, self.heads = hidden, heads
 
     def forward(
         self,
@@ -62,16 +72,21 @@ class UNet(nn.Module):
         t,  # (B,) or 0-dim times in [0,1]
     ):      # (B,1,H,W) predicted noise; ValueError if x has another shape
         H, W = _check_sides(x)
-        x = F.pad(x, (0, -W % 4, 0, -H % 4), mode="reflect") if H % 4 or W % 4 else x
-        t_emb = self.time_mlp(torch.as_tensor(t).to(x).expand(len(x))[:, None])     # (B,96)
-        full = F.silu(self.conv_in(x))                                              # (B,96,28,28)
-        half = F.silu(self.down1(full))                                             # (B,192,14,14)
-        h = F.silu(self.mid1(F.silu(self.down2(half))))                             # (B,384,7,7)
-        h = self.mid_attn(h) + self.mid_t(t_emb)[:, :, None, None]                  # look around; how noisy is it?
-        h = F.silu(self.mid2(h))                                                    # (B,384,7,7)
+        t_emb = self.time_mlp(torch.as_tensor(t).to(x).expand(len(x))[:, None])  # (B,96)
+        full = F.silu(self.conv_in(_pad_to_fours(x)))               # (B,96,28,28)
+        half = F.silu(self.down1(full))                             # (B,192,14,14)
+        h = F.silu(self.mid1(F.silu(self.down2(half))))             # (B,384,7,7)
+        h = self.mid_attn(h) + self.mid_t(t_emb)[:, :, None, None]  # look around; how noisy is it?
+        h = F.silu(self.mid2(h))                                    # (B,384,7,7)
         h = torch.cat([F.silu(self.up1(h)), F.silu(self.skip_conv1(half))], dim=1)  # (B,384,14,14)
         h = torch.cat([F.silu(self.up2(h)), F.silu(self.skip_conv2(full))], dim=1)  # (B,192,28,28)
         return self.conv_out(h)[..., :H, :W]
+
+# %% ../nbs/06_unet.ipynb #02e840e5
+def _pad_to_fours(x):
+    "Mirrored at the right and at the bottom until both sides are multiples of 4."
+    H, W = x.shape[2:]
+    return F.pad(x, (0, -W % 4, 0, -H % 4), mode="reflect") if H % 4 or W % 4 else x
 
 # %% ../nbs/06_unet.ipynb #02e840e3
 def _check_sides(x):

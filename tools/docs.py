@@ -1,4 +1,4 @@
-"""Check the notebooks as pages, process them for the site as nbdev does, and render it if Quarto is installed.
+"""Check the notebooks as pages, process them for the site as nbdev does, and render it if Quarto is there.
 
 `--render` makes a missing Quarto an error. Only ignored files are written: nbs/nbdev.yml, _proc, _docs."""
 import json
@@ -13,7 +13,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/"nbs"
-NB_KB, CELL_KB = 200, 50            # the most that is committed as outputs of one notebook, of one cell
+NB_KB, CELL_KB = 600, 200            # the most that is committed as outputs of one notebook, of one cell
+KINDS = "fig|tbl|eq|sec|lst|thm"     # what Quarto can refer to
+PICTURES = {"image/png", "image/svg+xml"}
+
 
 def cells_of(path):
     "The cells of a notebook, each source as one string."
@@ -21,51 +24,111 @@ def cells_of(path):
         c["source"] = "".join(c["source"])
         yield c
 
+
 def sidebar(node):
     "Every page that the sidebar names, in order."
     if isinstance(node, str): return [node]
     if isinstance(node, list): return [p for n in node for p in sidebar(n)]
     return ([node["href"]] if "href" in node else []) + sidebar(node.get("contents", []))
 
+
+def markdown_of(cells):
+    "All prose of a page."
+    return "\n\n".join(c["source"] for c in cells if c["cell_type"] == "markdown")
+
+
+def without_code(prose):
+    "Prose without fenced and inline code."
+    return re.sub(r"^```.*?^```|`[^`\n]*`", "", prose, flags=re.M | re.S)
+
+
+def title_problems(cells):
+    "nbdev drops whatever else stands in the title's cell."
+    title = next(c["source"] for c in cells if c["cell_type"] == "markdown")
+    lines = [line for line in title.splitlines() if line.strip() and not re.match(r"# |> ", line)]
+    if lines: yield f"the title's cell holds more than the title and its > line: {lines[0][:60]}"
+
+
+def reference_problems(prose, code, keys):
+    "References and citations that lead nowhere."
+    directives = "\n".join(c["source"] for c in code)
+    captions = "\n".join(re.findall(r"^#\|\s*(?:fig|tbl)-cap:\s*(.*)$", directives, flags=re.M))
+    anchors = set(re.findall(rf"^#\|\s*label:\s*((?:{KINDS})-[\w-]+)", directives, flags=re.M))
+    anchors |= set(re.findall(rf"\{{[^}}\n]*#((?:{KINDS})-[\w-]+)", prose))
+    for ref in sorted(set(re.findall(r"(?<![\w.])@([A-Za-z][\w:.-]*\w)", prose + "\n" + captions))):
+        ours = re.match(rf"({KINDS})-", ref)
+        if ours and ref not in anchors: yield f"@{ref} refers to nothing on this page"
+        if not ours and ref not in keys: yield f"@{ref} is not in references.bib"
+
+
+def link_problems(prose, page):
+    "Links to files, and to headings in them, that are not there."
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:|#", target): continue
+        file = page.parent/target.split("#")[0]
+        if not file.exists(): yield f"a link leads to {target}, which is not there"
+
+
+def fence_problems(prose):
+    "Fenced blocks (:::) that close nothing, or are not closed."
+    depth = 0
+    for fence in re.findall(r"^[ \t]*:{3,}[ \t]*(\S?)", prose, flags=re.M):
+        depth += 1 if fence else -1
+        if depth < 0: yield "a ::: closes nothing"
+        depth = max(depth, 0)
+    if depth: yield f"{depth} ::: not closed"
+
+
+def figure_problems(cell):
+    "What a figure lacks."
+    label = re.search(r"^#\|\s*label:\s*(fig-\S+)", cell["source"], flags=re.M)
+    if not label: return
+    for need in ("fig-cap", "fig-alt"):
+        if not re.search(rf"^#\|\s*{need}:\s*\S", cell["source"], flags=re.M):
+            yield f"{label[1]} has no {need}"
+    if not any(PICTURES & o.get("data", {}).keys() for o in cell["outputs"]):
+        yield f"{label[1]} has no stored picture"
+
+
+def output_problems(code):
+    "Errors and sizes of what is stored."
+    sizes = {c["id"]: len(json.dumps(c["outputs"]))/1024 for c in code}
+    for c in code:
+        if any(o["output_type"] == "error" for o in c["outputs"]):
+            yield f"cell {c['id']} has an error as output"
+    for name, kb in sizes.items():
+        if kb > CELL_KB: yield f"outputs of cell {name}: {kb:.0f} KB, limit {CELL_KB}"
+    if sum(sizes.values()) > NB_KB: yield f"outputs: {sum(sizes.values()):.0f} KB, limit {NB_KB}"
+
+
 def page_problems(path, keys):
-    "What Quarto would warn about or a reader would miss on one page."
+    "What Quarto would warn about, or a reader would miss, on one page."
     cells = list(cells_of(path))
     code = [c for c in cells if c["cell_type"] == "code"]
-    prose = "\n\n".join(c["source"] for c in cells if c["cell_type"] == "markdown")
-    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", prose, flags=re.M | re.S)
-    captions = "\n".join(re.findall(r"^#\|\s*fig-cap:\s*(.*)$", "\n".join(c["source"] for c in code), flags=re.M))
-    anchors = set(re.findall(r"^#\|\s*label:\s*((?:fig|tbl|lst)-[\w-]+)", "\n".join(c["source"] for c in code), flags=re.M))
-    anchors |= set(re.findall(r"\{[^}\n]*#((?:fig|tbl|eq|sec|lst|thm)-[\w-]+)", prose))
-    for ref in sorted(set(re.findall(r"(?<![\w.])@([A-Za-z][\w:.-]*\w)", prose + "\n" + captions))):
-        if re.match(r"(fig|tbl|eq|sec|lst|thm)-", ref):
-            if ref not in anchors: yield f"@{ref} refers to nothing on this page"
-        elif ref not in keys: yield f"@{ref} is not in references.bib"
-    depth = 0
-    for line in prose.splitlines():
-        if m := re.match(r"\s*:{3,}\s*(\S?)", line): depth += 1 if m[1] else -1
-        if depth < 0: yield "a ::: closes nothing"; depth = 0
-    if depth: yield f"{depth} ::: not closed"
-    for c in code:
-        if label := re.search(r"^#\|\s*label:\s*(fig-\S+)", c["source"], flags=re.M):
-            for need in ("fig-cap", "fig-alt"):
-                if not re.search(rf"^#\|\s*{need}:\s*\S", c["source"], flags=re.M): yield f"{label[1]} has no {need}"
-            if not any("image/png" in o.get("data", {}) for o in c["outputs"]): yield f"{label[1]} has no stored picture"
-        if any(o["output_type"] == "error" for o in c["outputs"]): yield f"cell {c['id']} has an error as output"
-        if (kb := len(json.dumps(c["outputs"]))/1024) > CELL_KB: yield f"outputs of cell {c['id']}: {kb:.0f} KB, limit {CELL_KB}"
-    if (kb := sum(len(json.dumps(c["outputs"])) for c in code)/1024) > NB_KB: yield f"outputs: {kb:.0f} KB, limit {NB_KB}"
+    prose = without_code(markdown_of(cells))
+    yield from title_problems(cells)
+    yield from reference_problems(prose, code, keys)
+    yield from link_problems(prose, path)
+    yield from fence_problems(prose)
+    for c in code: yield from figure_problems(c)
+    yield from output_problems(code)
+
 
 def problems():
     "One line for each thing to repair."
-    keys = set(re.findall(r"^@(?!comment)\w+\{\s*([^,\s]+)", (NBS/"references.bib").read_text(encoding="utf-8"), flags=re.M))
+    bib = (NBS/"references.bib").read_text(encoding="utf-8")
+    keys = set(re.findall(r"^@(?!comment)\w+\{\s*([^,\s]+)", bib, flags=re.M))
     config = yaml.safe_load((ROOT/"_quarto.yml").read_text(encoding="utf-8"))
     listed = sidebar(config["website"]["sidebar"]["contents"])
     there = sorted(p.name for p in NBS.glob("*.ipynb"))
-    if (NBS/"_quarto.yml").resolve() != ROOT/"_quarto.yml": yield "nbs/_quarto.yml is not a link to _quarto.yml"
-    for p in listed:
-        if p not in there: yield f"_quarto.yml: the sidebar names {p}, which does not exist"
+    if (NBS/"_quarto.yml").resolve() != ROOT/"_quarto.yml":
+        yield "nbs/_quarto.yml is not a link to _quarto.yml"
+    for p in sorted(set(listed) - set(there)):
+        yield f"_quarto.yml: the sidebar names {p}, which does not exist"
     for p in there:
         if p not in listed: yield f"_quarto.yml: {p} is not in the sidebar"
         for problem in page_problems(NBS/p, keys): yield f"{p}: {problem}"
+
 
 def process():
     "nbdev's processing of all notebooks into _proc: what Quarto gets to read."
@@ -77,27 +140,57 @@ def process():
     if missing: raise SystemExit(f"docs: not processed: {' '.join(missing)}")
     return cache
 
+
+def words(text):
+    "What a reader reads of Markdown: its words, without links and marks."
+    text = re.sub(r"\]\([^)]*\)|^#+ .*$", " ", text, flags=re.M)
+    return " ".join(re.findall(r"\w+", text))
+
+
+def lost_paragraphs(cache):
+    "Paragraphs of the notebooks that the processed pages do not have."
+    for path in sorted(NBS.glob("*.ipynb")):
+        page = words(markdown_of(cells_of(cache/path.name)))
+        for paragraph in re.split(r"\n\s*\n", markdown_of(cells_of(path))):
+            if re.match(r"\s*(#|>)", paragraph): continue       # titles become the page's header
+            if words(paragraph) not in page: yield f"{path.name}: lost on the site: {paragraph[:70]!r}"
+
+
 def render(cache):
     "The site in _docs."
     subprocess.run(["quarto", "render", "--no-cache"], cwd=cache, check=True)
     shutil.rmtree(ROOT/"_docs", ignore_errors=True)
     shutil.move(cache/"_docs", ROOT/"_docs")
 
+
+def complain(found):
+    "Print what was found; returns the exit code."
+    for problem in found: print(f"docs: {problem}", file=sys.stderr)
+    return int(bool(found))
+
+
+def why(error):
+    "What made nbdev's processing of a page fail: the last line of the cell's traceback."
+    lines = re.findall(r"^\w[\w.]*(?:Error|Exception|Interrupt)\b.*$", str(error.__cause__ or ""), flags=re.M)
+    return f"{error} {lines[0] if lines else ''}"
+
+
 def main(must_render=False):
     "Everything; returns the exit code."
-    found = list(problems())
-    for p in found: print(f"docs: {p}", file=sys.stderr)
-    if found: return 1
-    try: cache = process()
-    except Exception as e:          # a cell that nbdev runs again (exports, imports) failed: say which, and why
-        why = re.findall(r"^\w[\w.]*(?:Error|Exception|Interrupt)\b.*$", str(e.__cause__ or ""), flags=re.M)
-        print(f"docs: {e}\n{why[0] if why else ''}", file=sys.stderr)
-        return 1
+    if complain(list(problems())): return 1
+    try:
+        cache = process()
+    except Exception as e:          # a cell that nbdev runs again (exports, imports) failed
+        return complain([why(e)])
+    if complain(list(lost_paragraphs(cache))): return 1
     pages = len(list(cache.glob("*.ipynb")))
-    if shutil.which("quarto"): render(cache); print(f"docs: {pages} pages rendered to _docs")
-    elif must_render: print("docs: quarto is not on PATH", file=sys.stderr); return 1
-    else: print(f"docs: {pages} pages processed to _proc; quarto is not on PATH, nothing rendered")
-    return 0
+    if shutil.which("quarto"):
+        render(cache)
+        print(f"docs: {pages} pages rendered to _docs")
+        return 0
+    print(f"docs: {pages} pages processed to _proc; quarto is not on PATH, nothing rendered")
+    return complain(["quarto is not on PATH"]) if must_render else 0
+
 
 if __name__ == "__main__":      # the processing starts worker processes that import this file
     if sys.argv[1:] not in ([], ["--render"]): sys.exit("usage: docs.py [--render]")

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['SIGNATURE', 'KEPT', 'TAGS', 'UNITS', 'png_chunks', 'open_png', 'write_png', 'open_tiff', 'page_places', 'write_tiff']
 
-# %% ../nbs/20_pictures.ipynb #bb591ef4
+# %% ../nbs/20_pictures.ipynb #6d49cdff
 import io
 import math
 import struct
 import zlib
 import numpy as np
+import tifffile
+from PIL import Image as PIL
 from .arrays import Image, Slice, check_size, restore
 
 # %% ../nbs/20_pictures.ipynb #76de6efb
@@ -37,12 +39,11 @@ def _chunk(data, at):
         raise ValueError(f"the checksum of its chunk {kind!r} is wrong")
     return kind, content, end
 
-# %% ../nbs/20_pictures.ipynb #55960129
+# %% ../nbs/20_pictures.ipynb #51aab34e
 def open_png(
     path,  # .png file
 ) -> Image:
     "One grey picture of 8 or 16 bits."
-    from PIL import Image as PIL
     with open(path, "rb") as f: chunks = png_chunks(f.read())
     with PIL.open(path, formats=["PNG"]) as img:
         _check_png(path, img)
@@ -87,10 +88,9 @@ def write_png(
     for kind, content in (head, *_png_notes(img.header), *rest): f.write(_packed(kind, content))
     return saturated
 
-# %% ../nbs/20_pictures.ipynb #e2072185
+# %% ../nbs/20_pictures.ipynb #1e13ebaa
 def _plain_chunks(stored):
     "A picture without any notes, as chunks."
-    from PIL import Image as PIL
     plain = io.BytesIO()
     PIL.fromarray(stored).save(plain, format="PNG")
     return png_chunks(plain.getvalue())
@@ -110,12 +110,11 @@ def _png_notes(about):
     if text: notes.append((b"iTXt", b"Description\0\0\0\0\0" + text.encode()))
     return notes
 
-# %% ../nbs/20_pictures.ipynb #0a7261e6
+# %% ../nbs/20_pictures.ipynb #766ddde8
 def open_tiff(
     path,  # .tif or .tiff file
 ) -> Image:
     "Grey pages of 8 or 16 bits, all of one size."
-    import tifffile
     with tifffile.TiffFile(path) as tif:
         pages = list(tif.pages)
         shape = _common_shape(pages)
@@ -170,10 +169,9 @@ def _common_shape(pages):
         raise ValueError(f"it is {kind[0]} {dtype}, want 8 or 16 bit grey")
     return shape
 
-# %% ../nbs/20_pictures.ipynb #a96d6975
+# %% ../nbs/20_pictures.ipynb #15858f8d
 def _page(path, i):
     "The pixels of a page."
-    import tifffile
     with tifffile.TiffFile(path) as tif:
         page = tif.pages[i]
         at, sizes = page.dataoffsets, page.databytecounts
@@ -212,14 +210,13 @@ def _tags_per_metre(tags):
 
 def _ratio(v): return v[0]/v[1] if v[1] else 0.0
 
-# %% ../nbs/20_pictures.ipynb #2886e097
+# %% ../nbs/20_pictures.ipynb #1390609f
 def write_tiff(
     f,       # binary file open for reading and writing
     slices,  # values (H,W) of one page after the other
     img,     # the `Image` that they replace
 ) -> int:    # how many pixels the type could not hold
     "Write grey pages."
-    import tifffile
     large = math.prod(img.shape)*img.dtype.itemsize > 2**32 - 2**25
     named = tifffile.FileHandle(f, name="slices")  # a temporary has none, and one is wanted
     with tifffile.TiffWriter(named, bigtiff=large) as out:

@@ -91,7 +91,7 @@ def _about(q):
     "What `argparse` wants to know about a parameter."
     kind = q.annotation
     if isinstance(kind, tuple): kind = dict(choices=kind)
-    elif kind is bool: kind = dict(action="store_true")
+    elif kind is bool: kind = dict(action=argparse.BooleanOptionalAction if q.default else "store_true")
     elif not isinstance(kind, dict): kind = dict(type=str if kind is q.empty else kind)
     if q.default is not q.empty: return kind | dict(default=q.default)
     return kind | (dict(required=True) if q.kind is q.KEYWORD_ONLY else {})

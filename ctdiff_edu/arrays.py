@@ -103,20 +103,24 @@ class Image:
         "`x`, array or tensor in [-1,1] units, in the file's units: the inverse of `to_model`."
         return unwindow(x, (self.lo + self.hi)/2, self.hi - self.lo)
 
-# %% ../nbs/20_arrays.ipynb #ef490dbb
+# %% ../nbs/20_arrays.ipynb #0b9628c2
 LARGEST = 8192  # side of a slice (px)
 
 def check_image(
     img,  # `Image`
 ) -> Image:
     "The image, if all of it can be read and is finite; ValueError if not."
-    shape = img.shape
+    _check_shape(img.shape)
+    for i in range(len(img)): _check_finite(img.read(i).values())
+    return img
+
+# %% ../nbs/20_arrays.ipynb #695993ac
+def _check_shape(shape):
+    "ValueError unless it is the shape of a picture or of a stack, each of a sensible size."
     if len(shape) not in (2, 3) or 0 in shape or min(shape[-2:]) < 4:
         raise ValueError(f"its shape is {shape}, want (H,W) or (slices,H,W) with H, W >= 4")
     if max(shape[-2:]) > LARGEST:
         raise ValueError(f"its shape is {shape}, want slices of at most {LARGEST}x{LARGEST}")
-    for i in range(len(img)): _check_finite(img.read(i).values())
-    return img
 
 # %% ../nbs/20_arrays.ipynb #a4b9f4a9
 def _check_finite(values):
@@ -149,7 +153,7 @@ def open_npy(
 # %% ../nbs/20_arrays.ipynb #2aa2a3e3
 def _mapped(path): return np.load(path, mmap_mode="r", allow_pickle=False)
 
-# %% ../nbs/20_arrays.ipynb #ca44134b
+# %% ../nbs/20_arrays.ipynb #4acbfdf1
 def write_npy(
     f,           # binary file open for writing
     slices,      # values (H,W) of one slice after the other
@@ -157,11 +161,20 @@ def write_npy(
     dtype=None,  # type to store; None: that of an .npy source, else float32 or float64
 ) -> int:        # how many pixels the type could not hold
     "Write an array slice by slice."
-    like = img.kind == "npy" and dtype in (None, img.dtype)
-    dtype = img.dtype if like else np.dtype(dtype or float_for(img.dtype))
-    header = dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=img.shape)
-    np.lib.format.write_array_header_1_0(f, header)
+    dtype, like = _target(img, dtype)
+    _write_header(f, dtype, img.shape)
     return sum(_append(f, v, img.read(i) if like else None, dtype) for i, v in enumerate(slices))
+
+# %% ../nbs/20_arrays.ipynb #e0e85322
+def _target(img, dtype):
+    "The type to store, and whether it is that of an .npy source."
+    like = img.kind == "npy" and dtype in (None, img.dtype)
+    return (img.dtype if like else np.dtype(dtype or float_for(img.dtype))), like
+
+def _write_header(f, dtype, shape):
+    "The line in front of the numbers."
+    about = dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape)
+    np.lib.format.write_array_header_1_0(f, about)
 
 # %% ../nbs/20_arrays.ipynb #b51c7de8
 def _append(f, values, old, dtype):

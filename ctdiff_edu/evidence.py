@@ -90,12 +90,12 @@ def spread_over_skill(
 
 # %% ../nbs/15_evidence.ipynb #b3f73be1
 def calibration_table(
-    study,           # `Study`
-    nets=("talk",),  # networks
-    k=19,            # draws of each image: their range should cover 90 %
-    n=32,            # patches
-    n_steps=300,     # of the talk's sampler, beside them; 0: without it
-    few=8,           # patches for the talk's sampler
+    study,                   # `Study`
+    nets=("talk", "small"),  # networks
+    k=19,                    # draws of each image: their range should cover 90 %
+    n=32,                    # patches
+    n_steps=300,             # of the talk's sampler, beside them; 0: without it
+    few=8,                   # patches for the talk's sampler
 ) -> list[dict]:
     "Coverage, spread over skill and the error of a sample over that of one call."
     rows = []

@@ -18,6 +18,8 @@ import logging
 import os
 import secrets
 import shutil
+
+# %% ../nbs/00_files.ipynb #1005cf13
 import stat
 import tempfile
 import threading
@@ -35,12 +37,18 @@ def write_whole(
     _refuse_odd(path, "path")
     path = Path(os.path.realpath(path))
     part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
+    with _gone_on_error(part):
         _fill(part, write)
         if path.exists(): shutil.copymode(path, part)
         os.replace(part, path)
+
+# %% ../nbs/00_files.ipynb #0440891f
+@contextlib.contextmanager
+def _gone_on_error(part):
+    "Inside, an error or an interruption removes the temporary file or folder, and goes on."
+    try: yield
     except BaseException:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
         raise
 
 # %% ../nbs/00_files.ipynb #52004ca1
@@ -69,13 +77,10 @@ def write_folder(
     "Make a folder of files, whole or not at all."
     path = Path(os.path.realpath(path))
     part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
+    with _gone_on_error(part):
         part.mkdir()
         for name, data in files: _fill(part/name, lambda f: f.write(data))
         os.replace(part, path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 # %% ../nbs/00_files.ipynb #11e555fc
 def check_writable(
@@ -86,7 +91,8 @@ def check_writable(
     "The path, if such a file can be written there; ValueError if not."
     path = Path(path)
     if suffixes and path.suffix.lower() not in suffixes:
-        raise ValueError(f"{name}: unknown output extension of {path}, want {' or '.join(suffixes)}")
+        want = " or ".join(suffixes)
+        raise ValueError(f"{name}: unknown output extension of {path}, want {want}")
     _check_place(path, Path(os.path.realpath(path)).parent, name)
     return path
 
@@ -97,7 +103,8 @@ def _check_place(path, folder, name):
         raise ValueError(f"{name}: {path} is in a folder that does not exist, want an existing one")
     _refuse_odd(path, name)
     for p in (folder, path):
-        if p.exists() and not os.access(p, os.W_OK): raise ValueError(f"{name}: {p} is not writable")
+        odd = p.exists() and not os.access(p, os.W_OK)
+        if odd: raise ValueError(f"{name}: {p} is not writable")
 
 # %% ../nbs/00_files.ipynb #e6dd0a8d
 def check_readable(
@@ -106,7 +113,8 @@ def check_readable(
 ) -> Path:
     "The path, if a file is there; FileNotFoundError or ValueError if not. It never waits."
     path = Path(path)
-    if not path.exists(): raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    missing = errno.ENOENT
+    if not path.exists(): raise FileNotFoundError(missing, os.strerror(missing), str(path))
     _refuse_odd(path, name)
     return path
 
@@ -144,7 +152,7 @@ def one_line(
 
 # %% ../nbs/00_files.ipynb #c136a0d0
 class _Quiet:
-    "A filter of warnings and log lines, through which nothing comes from the threads that are in it."
+    "A filter of warnings and log lines: nothing comes through from the threads that are in it."
     def __init__(self):
         self.threads, self.lock = collections.Counter(), threading.Lock()
         self.entry = ("ignore", None, Warning, self, 0)  # of `warnings.filters`; asks `match`
@@ -156,7 +164,7 @@ _quiet = _Quiet()
 
 # %% ../nbs/00_files.ipynb #d86df29a
 def _log_filters():
-    "What a log line of the libraries that read files passes: their loggers, or the handlers that print it."
+    "Where log lines of the libraries that read files pass: their loggers, and who prints them."
     names = ("pydicom", "nibabel.global", "tifffile", "PIL.TiffImagePlugin")
     loggers = [logging.getLogger(name) for name in names]
     return [*loggers, *logging.root.handlers, logging.lastResort]
@@ -193,7 +201,7 @@ def in_one_line(
     what,  # begins the message
     *but,  # exceptions that pass as they are
 ):
-    "Inside, whatever goes wrong becomes a ValueError of one line: for what a damaged file can cause."
+    "Inside, what goes wrong becomes a ValueError of one line: a damaged file can cause anything."
     try: yield
     except but: raise
     except Exception as e:
@@ -209,7 +217,7 @@ def unzipped(
     with gzip.open(check_readable(path)) as f:
         while piece := f.read(2**20):
             content.write(piece)
-            if content.tell() > most: raise ValueError(f"it holds more than the expected {most} bytes")
+            if content.tell() > most: raise ValueError(f"it holds more than {most} bytes")
     content.seek(0)
     return content
 
@@ -252,7 +260,8 @@ def load_table(
     path = check_readable(path)
     with in_one_line(f"{path}: not a table", OSError), open(path, newline="") as f:
         rows = list(csv.DictReader(f, strict=True))
-        if any(None in (*row, *row.values()) for row in rows): raise ValueError("its rows differ in length")
+        odd = any(None in (*row, *row.values()) for row in rows)
+        if odd: raise ValueError("its rows differ in length")
         return [{k: _number(v) for k, v in row.items()} for row in rows]
 
 # %% ../nbs/00_files.ipynb #231a114b
@@ -266,8 +275,10 @@ def _number(text):
 # %% ../nbs/00_files.ipynb #ea09a6c5
 TITLES = dict(
     psnr="PSNR (dB)", ssim="SSIM", gain="gain over noisy (dB)", change="change (dB)", mse="MSE",
-    spectrum="spectrum error (dB)", ratio="MSE / that of one call", lambda_freq="lambda", n="images")
-DIGITS = dict(ssim=3, mse=4)                                          # after the point; 2 otherwise
+    spectrum="spectrum error (dB)", ratio="MSE / that of one call", lambda_freq="lambda", n="images",
+    to_linear="MSE / the linear filter's", bias2="squared bias", spread="spread / skill",
+    nearest="nearest, median", smallest="nearest, smallest")
+DIGITS = dict(ssim=3, mse=4, bias2=4, variance=4)                     # after the point; 2 otherwise
 COUNTS = ("n", "calls", "steps", "law", "told", "lambda_freq", "ms")  # shown as they are
 
 # %% ../nbs/00_files.ipynb #521f7189

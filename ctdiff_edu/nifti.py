@@ -54,20 +54,24 @@ def axes_of(
     to, signs = ornt_transform(stored, axcodes2ornt("LPS")).astype(int).T.tolist()
     return Axes(tuple(shape), tuple(to), tuple(signs))
 
-# %% ../nbs/20_nifti.ipynb #80bda6d4
+# %% ../nbs/20_nifti.ipynb #a58c69e4
 def open_nifti(
     path,  # .nii or .nii.gz file
 ) -> Image:
     "One volume of real numbers, in HU; its slices are axial."
     nib = medical("nibabel")
     img = _checked_nifti(nib.load(path), nib)
+    axes, p = _checked_axes(path, img), img.dataobj
+    cut, about = _cutter(str(path), p, axes.shape), dict(img=img, axes=axes)
+    def read(i): return Slice(axes.turned(cut(axes.index(i))), p.slope, p.inter)
+    return Image("nifti", axes.size(), p.dtype, "HU", read, about)
+
+# %% ../nbs/20_nifti.ipynb #8188ebe0
+def _checked_axes(path, img):
+    "The axes of a volume, if its file can hold it. Those that are missing are one voxel long."
     shape = img.shape[:3] + (1,)*(3 - len(img.shape))
     check_size(path, *shape)
-    axes, p = axes_of(img.affine, shape), img.dataobj
-    cut = _cutter(str(path), p, shape)
-    def read(i): return Slice(axes.turned(cut(axes.index(i))), p.slope, p.inter)
-    about = dict(header=img.header.copy(), affine=img.affine, make=type(img), shape=img.shape)
-    return Image("nifti", axes.size(), p.dtype, "HU", read, about | dict(axes=axes, proxy=p))
+    return axes_of(img.affine, shape)
 
 # %% ../nbs/20_nifti.ipynb #ab4f2b0d
 def _cutter(path, proxy, shape):
@@ -96,7 +100,7 @@ def _checked_nifti(img, nib):
         raise ValueError(f"it holds {img.get_data_dtype()}, want real numbers")
     return img
 
-# %% ../nbs/20_nifti.ipynb #bb4cc746
+# %% ../nbs/20_nifti.ipynb #f43d326d
 def write_nifti(
     f,           # binary file open for reading and writing
     slices,      # values (H,W) of one axial slice after the other
@@ -105,26 +109,35 @@ def write_nifti(
     note="",     # for the header, at most 79 characters
 ) -> int:        # how many voxels the type could not hold
     "Write a volume slice by slice, with header, affine and axes of its source."
-    header = _header(img, dtype, note)
-    header.write_to(f)
-    dtype, axes = header.get_data_dtype(), img.header["axes"]
-    where = dict(dtype=dtype, offset=header.get_data_offset(), shape=axes.shape)
-    f.truncate(where["offset"] + math.prod(axes.shape)*dtype.itemsize)
+    where = _begin(f, img, _header(img, np.dtype(dtype or img.dtype), note))
     return sum(_put(f, where, v, i, img) for i, v in enumerate(slices))
 
-# %% ../nbs/20_nifti.ipynb #9c701055
+# %% ../nbs/20_nifti.ipynb #620e50ba
+def _begin(f, img, header):
+    "Write the header; where the voxels come."
+    header.write_to(f)
+    dtype, shape = header.get_data_dtype(), img.header["axes"].shape
+    f.truncate(header.get_data_offset() + math.prod(shape)*dtype.itemsize)
+    return dict(dtype=dtype, offset=header.get_data_offset(), shape=shape)
+
+# %% ../nbs/20_nifti.ipynb #8c82e908
 def _header(img, dtype, note):
     "The header of the result."
-    about, dtype = img.header, np.dtype(dtype or img.dtype)
-    header = about["header"].copy()
+    source = img.header["img"]
+    header = source.header.copy()
     header.set_data_dtype(dtype)
     if note: header["descrip"] = note[:79].encode("ascii", "replace")
-    blank = np.broadcast_to(np.zeros((), dtype), about["shape"])
-    header = about["make"](blank, about["affine"], header).header
-    as_it_is = dtype.kind == "f" and dtype != img.dtype
-    p = about["proxy"]
-    header.set_slope_inter(*((1, 0) if as_it_is else (p.slope, p.inter)))
+    blank = np.broadcast_to(np.zeros((), dtype), source.shape)
+    header = type(source)(blank, source.affine, header).header
+    header.set_slope_inter(*_scaling(img, dtype))
     return header
+
+# %% ../nbs/20_nifti.ipynb #c5c0438f
+def _scaling(img, dtype):
+    "Slope and intercept of the result: the source's, but values are stored as they are in another float."
+    if dtype.kind == "f" and dtype.newbyteorder("=") != img.dtype.newbyteorder("="): return 1, 0
+    p = img.header["img"].dataobj
+    return p.slope, p.inter
 
 # %% ../nbs/20_nifti.ipynb #3ed601b8
 def _put(f, where, values, i, img):
@@ -135,12 +148,11 @@ def _put(f, where, values, i, img):
     voxels[axes.index(i)] = axes.turned(stored)
     return saturated
 
-# %% ../nbs/20_nifti.ipynb #a6cb52e5
+# %% ../nbs/20_nifti.ipynb #994105f3
 def _as_stored(values, img, i, dtype):
     "A slice in the type of the result."
     if dtype == img.dtype: return restore(values, img.read(i))
-    p, scaled = img.header["proxy"], dtype.kind != "f"
-    stored, ended = encode(values, dtype, *((p.slope, p.inter) if scaled else (1, 0)))
+    stored, ended = encode(values, dtype, *_scaling(img, dtype))
     return stored, int(ended.sum())
 
 # %% ../nbs/20_nifti.ipynb #8bd290cf

@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['SIGNATURE', 'KEPT', 'TAGS', 'UNITS', 'png_chunks', 'open_png', 'write_png', 'open_tiff', 'page_places', 'write_tiff']
 
-# %% ../nbs/20_pictures.ipynb #bb591ef4
+# %% ../nbs/20_pictures.ipynb #6d49cdff
 import io
 import math
 import struct
 import zlib
 import numpy as np
+import tifffile
+from PIL import Image as PIL
 from .arrays import Image, Slice, check_size, restore
 
-# %% ../nbs/20_pictures.ipynb #4992aa70
+# %% ../nbs/20_pictures.ipynb #76de6efb
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 def png_chunks(
@@ -21,11 +23,11 @@ def png_chunks(
 ):         # list of (four letters, content), up to IEND
     "The chunks of a PNG; ValueError if one is damaged or the end is missing."
     if data[:8] != SIGNATURE: raise ValueError("it is no PNG file")
-    chunks, at = [], 8
-    while not chunks or chunks[-1][0] != b"IEND":
-        kind, content, at = _chunk(data, at)
-        chunks.append((kind, content))
-    return chunks
+    chunks, at = [(None, b"")], 8
+    while chunks[-1][0] != b"IEND":
+        *chunk, at = _chunk(data, at)
+        chunks.append(tuple(chunk))
+    return chunks[1:]
 
 # %% ../nbs/20_pictures.ipynb #72f4b6c8
 def _chunk(data, at):
@@ -37,21 +39,25 @@ def _chunk(data, at):
         raise ValueError(f"the checksum of its chunk {kind!r} is wrong")
     return kind, content, end
 
-# %% ../nbs/20_pictures.ipynb #f1703e64
-KEPT = (b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"gAMA", b"cHRM", b"sRGB", b"iCCP")
-
+# %% ../nbs/20_pictures.ipynb #51aab34e
 def open_png(
     path,  # .png file
 ) -> Image:
     "One grey picture of 8 or 16 bits."
-    from PIL import Image as PIL
     with open(path, "rb") as f: chunks = png_chunks(f.read())
     with PIL.open(path, formats=["PNG"]) as img:
         _check_png(path, img)
         stored = np.asarray(img).astype(np.uint8 if img.mode == "L" else np.uint16)
-        about = dict(chunks=[c for c in chunks if c[0] in KEPT], text=dict(img.text))
-    about["per_metre"] = _per_metre(dict(chunks).get(b"pHYs"))
+        about = _about_png(chunks, dict(img.text))
     return Image("png", stored.shape, stored.dtype, "grey", lambda i: Slice(stored), about)
+
+# %% ../nbs/20_pictures.ipynb #a49f07c4
+KEPT = (b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"gAMA", b"cHRM", b"sRGB", b"iCCP")
+
+def _about_png(chunks, text):
+    "What stands beside the pixels."
+    kept = [c for c in chunks if c[0] in KEPT]
+    return dict(chunks=kept, text=text, per_metre=_per_metre(dict(kept).get(b"pHYs")))
 
 # %% ../nbs/20_pictures.ipynb #2388dd17
 def _check_png(path, img):
@@ -68,27 +74,32 @@ def _per_metre(content):
     if content is None or len(content) != 9 or content[8] != 1: return None
     return struct.unpack(">II", content[:8])
 
-# %% ../nbs/20_pictures.ipynb #e7800f1c
+# %% ../nbs/20_pictures.ipynb #bf7a3a13
 def write_png(
     f,       # binary file open for writing
     slices,  # one slice of values (H,W)
     img,     # the `Image` that it replaces
 ) -> int:    # how many pixels the type could not hold
     "Write one grey picture."
-    from PIL import Image as PIL
     (values,) = slices
     stored, saturated = restore(values, img.read(0))
-    plain = io.BytesIO()
-    PIL.fromarray(stored).save(plain, format="PNG")
-    head, *rest = png_chunks(plain.getvalue())
+    head, *rest = _plain_chunks(stored)
     f.write(SIGNATURE)
     for kind, content in (head, *_png_notes(img.header), *rest): f.write(_packed(kind, content))
     return saturated
 
-# %% ../nbs/20_pictures.ipynb #bc3b8579
+# %% ../nbs/20_pictures.ipynb #1e13ebaa
+def _plain_chunks(stored):
+    "A picture without any notes, as chunks."
+    plain = io.BytesIO()
+    PIL.fromarray(stored).save(plain, format="PNG")
+    return png_chunks(plain.getvalue())
+
+# %% ../nbs/20_pictures.ipynb #ee04e312
 def _packed(kind, content):
     "A chunk with its length and checksum."
-    return struct.pack(">I4s", len(content), kind) + content + struct.pack(">I", zlib.crc32(kind + content))
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I4s", len(content), kind) + content + struct.pack(">I", checksum)
 
 # %% ../nbs/20_pictures.ipynb #141ebb46
 def _png_notes(about):
@@ -99,46 +110,49 @@ def _png_notes(about):
     if text: notes.append((b"iTXt", b"Description\0\0\0\0\0" + text.encode()))
     return notes
 
-# %% ../nbs/20_pictures.ipynb #3d3118ad
+# %% ../nbs/20_pictures.ipynb #766ddde8
 def open_tiff(
     path,  # .tif or .tiff file
 ) -> Image:
     "Grey pages of 8 or 16 bits, all of one size."
-    import tifffile
     with tifffile.TiffFile(path) as tif:
         pages = list(tif.pages)
-        size = _common_shape(pages)
-        check_size(path, len(pages), *size)
-        _check_complete(path, tif, len(pages)*size[0]*size[1])
-        about = _about_pages(pages)
-        dtype = pages[0].dtype
-    shape = size if len(pages) == 1 else (len(pages), *size)
+        shape = _common_shape(pages)
+        _check_complete(path, tif, (len(pages), *shape))
+        about, dtype = _about_pages(pages), pages[0].dtype
+    if len(pages) > 1: shape = (len(pages), *shape)
     return Image("tiff", shape, dtype, "grey", lambda i: Slice(_page(path, i)), about)
 
-# %% ../nbs/20_pictures.ipynb #1a2575e2
-def _check_complete(path, tif, pixels):
+# %% ../nbs/20_pictures.ipynb #29ff438e
+def _check_complete(path, tif, shape):
     "ValueError if there are more pages than were found, or fewer than the file says."
+    check_size(path, *shape)
     with open(path, "rb") as f: n = len(page_places(f))
-    if n != len(tif.pages): raise ValueError(f"it has {n} pages, of which {len(tif.pages)} can be read")
-    if pixels != sum(int(np.prod(s.shape)) for s in tif.series):
+    if n != len(tif.pages):
+        raise ValueError(f"it has {n} pages, of which {len(tif.pages)} can be read")
+    if math.prod(shape) != sum(math.prod(s.shape) for s in tif.series):
         raise ValueError("its description and its pages do not tell the same number of slices")
 
-# %% ../nbs/20_pictures.ipynb #7fec03b1
+# %% ../nbs/20_pictures.ipynb #a3a72ca2
 def page_places(
     f,  # binary file, at its start
 ) -> list[int]:
-    "Where the pages of a TIFF (or BigTIFF) are described; ValueError or struct.error if one is missing."
-    head, size = f.read(16), f.seek(0, 2)
-    order = "<" if head[:2] == b"II" else ">"
-    big = head[2:4] in (b"\x2b\0", b"\0\x2b")
-    offset, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
-    (at,), places = struct.unpack_from(order + offset, head, 8 if big else 4), []
+    "Where the pages of a TIFF are described; ValueError or struct.error if one is missing."
+    head, size, places = f.read(16), f.seek(0, 2), []
+    order, big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"\x2b\0", b"\0\x2b")
+    (at,) = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)
     while at:
-        if at >= size or at in places: raise ValueError(f"it is cut short after {len(places)} pages")
+        if at >= size or at in places: raise ValueError(f"it is cut short after page {len(places)}")
         places.append(at)
-        (n,) = _unpacked(f, at, order + count)
-        (at,) = _unpacked(f, at + struct.calcsize(order + count) + entry*n, order + offset)
+        at = _next_place(f, at, order, big)
     return places
+
+# %% ../nbs/20_pictures.ipynb #5d9f27d7
+def _next_place(f, at, order, big):
+    "Where the next page is described; 0 after the last. BigTIFF has larger counts, offsets and tags."
+    offset, count, tag = ("Q", "Q", 20) if big else ("I", "H", 12)
+    (n,) = _unpacked(f, at, order + count)
+    return _unpacked(f, at + struct.calcsize(order + count) + tag*n, order + offset)[0]
 
 def _unpacked(f, at, kind):
     "Numbers at a place of a file."
@@ -155,57 +169,64 @@ def _common_shape(pages):
         raise ValueError(f"it is {kind[0]} {dtype}, want 8 or 16 bit grey")
     return shape
 
-# %% ../nbs/20_pictures.ipynb #fe707ba9
+# %% ../nbs/20_pictures.ipynb #15858f8d
 def _page(path, i):
     "The pixels of a page."
-    import tifffile
     with tifffile.TiffFile(path) as tif:
         page = tif.pages[i]
         at, sizes = page.dataoffsets, page.databytecounts
-        if not len(at) == len(sizes) == math.prod(page.chunked): raise ValueError("it has lost strips")
+        complete = len(at) == len(sizes) == math.prod(page.chunked)
+        if not complete: raise ValueError("it has lost strips")
         for strip in zip(at, sizes): _check_strip(tif, page, *strip)
         return page.asarray(maxworkers=1)  # in this thread, which may be `quiet`
 
-# %% ../nbs/20_pictures.ipynb #d726df1a
+# %% ../nbs/20_pictures.ipynb #fb6dd010
 def _check_strip(tif, page, at, size):
     "ValueError or zlib.error if a strip that was packed by deflate is damaged or too large."
     if page.compression not in (8, 32946): return
     tif.filehandle.seek(at)
     packed, whole = zlib.decompressobj(), page.size*page.dtype.itemsize
     packed.decompress(tif.filehandle.read(size), whole + 1)
-    if not packed.eof: raise ValueError(f"a strip is cut short, or unpacks into more than {whole} bytes")
+    if packed.eof: return
+    raise ValueError(f"a strip is cut short, or unpacks into more than {whole} bytes")
 
-# %% ../nbs/20_pictures.ipynb #9bde661d
+# %% ../nbs/20_pictures.ipynb #2c2bdd5e
 TAGS = ("ImageDescription", "XResolution", "YResolution", "ResolutionUnit")
 UNITS = {2: 100/2.54, 3: 100.0}  # resolution unit -> how many of it are a metre
 
 def _about_pages(pages):
     "What stands beside the pixels of each page."
     tags = [{k: p.tags[k].value for k in TAGS if k in p.tags} for p in pages]
-    first, per_metre = tags[0], None
-    unit = UNITS.get(int(first.get("ResolutionUnit", 2)))
-    if unit and "XResolution" in first and "YResolution" in first:
-        per_metre = tuple(round(unit*_ratio(first[k])) for k in ("XResolution", "YResolution"))
-    text = {"Description": first["ImageDescription"]} if first.get("ImageDescription") else {}
-    return dict(tags=tags, per_metre=per_metre, text=text)
+    description = tags[0].get("ImageDescription")
+    text = {"Description": description} if description else {}
+    return dict(tags=tags, per_metre=_tags_per_metre(tags[0]), text=text)
+
+# %% ../nbs/20_pictures.ipynb #7eb962ef
+def _tags_per_metre(tags):
+    "Pixels per metre (x, y), or None if the resolution has no unit."
+    unit = UNITS.get(int(tags.get("ResolutionUnit", 2)))
+    if not unit or "XResolution" not in tags or "YResolution" not in tags: return None
+    return tuple(round(unit*_ratio(tags[k])) for k in ("XResolution", "YResolution"))
 
 def _ratio(v): return v[0]/v[1] if v[1] else 0.0
 
-# %% ../nbs/20_pictures.ipynb #56c2ad31
+# %% ../nbs/20_pictures.ipynb #1390609f
 def write_tiff(
     f,       # binary file open for reading and writing
     slices,  # values (H,W) of one page after the other
     img,     # the `Image` that they replace
 ) -> int:    # how many pixels the type could not hold
     "Write grey pages."
-    import tifffile
-    saturated, large = 0, np.prod(img.shape)*img.dtype.itemsize > 2**32 - 2**25
-    named = tifffile.FileHandle(f, name="slices")  # tifffile wants a name, which a temporary has not
-    with tifffile.TiffWriter(named, bigtiff=bool(large)) as out:
-        for i, values in enumerate(slices):
-            stored, n = restore(values, img.read(i))
-            out.write(stored, photometric="minisblack", metadata=None, **_tiff_notes(img.header, i))
-            saturated += n
+    large = math.prod(img.shape)*img.dtype.itemsize > 2**32 - 2**25
+    named = tifffile.FileHandle(f, name="slices")  # a temporary has none, and one is wanted
+    with tifffile.TiffWriter(named, bigtiff=large) as out:
+        return sum(_write_page(out, v, img, i) for i, v in enumerate(slices))
+
+# %% ../nbs/20_pictures.ipynb #ea188f7c
+def _write_page(out, values, img, i):
+    "Write one page; how many of its pixels were saturated."
+    stored, saturated = restore(values, img.read(i))
+    out.write(stored, photometric="minisblack", metadata=None, **_tiff_notes(img.header, i))
     return saturated
 
 # %% ../nbs/20_pictures.ipynb #abe5701e

@@ -15,16 +15,20 @@ from . import __version__
 from .files import check_readable, check_writable, write_whole
 from .weights import shipped_weights, weights_file
 
-# %% ../nbs/20_provenance.ipynb #ae3f2824
+# %% ../nbs/20_provenance.ipynb #43f2962d
 def sha256_of(
     path,  # file, or folder of files
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of a file, or of the list of a folder's files and their hashes."
-    if not Path(path).is_dir():
-        with open(check_readable(path), "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
-    files = sorted(p for p in Path(path).iterdir() if p.is_file())
+    if Path(path).is_dir(): return hashlib.sha256(_list_of(path)).hexdigest()
+    with open(check_readable(path), "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+
+# %% ../nbs/20_provenance.ipynb #54ff07a4
+def _list_of(folder):
+    "The files of a folder and their hashes, as `sha256sum *` lists them."
+    files = sorted(p for p in Path(folder).iterdir() if p.is_file())
     lines = "".join(f"{sha256_of(p)}  {p.name}\n" for p in files)
-    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+    return lines.encode("utf-8", "surrogateescape")
 
 # %% ../nbs/20_provenance.ipynb #88f53c72
 def record_of(
@@ -34,14 +38,14 @@ def record_of(
     out = Path(out)
     return out.with_name(out.name + ".json")
 
-# %% ../nbs/20_provenance.ipynb #e5241b74
+# %% ../nbs/20_provenance.ipynb #ec7fba84
 def check_record(
     out,  # file or folder of a result to come
 ):
-    "ValueError if its record cannot be written, or if something else than a record is in its place."
+    "ValueError if its record cannot be written, or if something else is in its place."
     path = check_writable(record_of(out), name="record")
-    if path.exists() and "ctdiff_edu" not in _read(path):
-        raise ValueError(f"record: {path} is there and is no record of a result, want another name for {out}")
+    if not path.exists() or "ctdiff_edu" in _read(path): return
+    raise ValueError(f"record: {path} is no record of a result, want another name for {out}")
 
 # %% ../nbs/20_provenance.ipynb #129aa82d
 def _read(path):
@@ -50,12 +54,13 @@ def _read(path):
     except (ValueError, RecursionError): record = None
     return record if isinstance(record, dict) else {}
 
-# %% ../nbs/20_provenance.ipynb #9ea4de9e
+# %% ../nbs/20_provenance.ipynb #ad35c3cd
 def versions(
     *names,  # of libraries
 ) -> dict:
     "Versions of Python and of some libraries."
-    return dict(python=platform.python_version()) | {n: importlib.metadata.version(n) for n in names}
+    found = {name: importlib.metadata.version(name) for name in names}
+    return dict(python=platform.python_version()) | found
 
 # %% ../nbs/20_provenance.ipynb #37568971
 def entry(
@@ -77,7 +82,7 @@ def write_record(
     write_whole(record_of(out), lambda f: f.write(text.encode("utf-8", "surrogateescape")))
     return record_of(out)
 
-# %% ../nbs/20_provenance.ipynb #35eb17e5
+# %% ../nbs/20_provenance.ipynb #1ef68f64
 def verify(
     out,           # file or folder of a result
     source=None,   # the input, if that is to be checked as well
@@ -85,13 +90,18 @@ def verify(
 ) -> dict[str, str]:  # what was compared, and the outcome in words
     "Compare a result with its record; ValueError if something differs, or if there is no record."
     record = _checked_record(out)
-    name = record["weights"]["file"]
-    if weights is None and name in shipped_weights(): weights = name
-    there = dict(output=out, input=source, weights=weights and weights_file(weights))
+    there = dict(output=out, input=source, weights=_weights_of(record, weights))
     outcome = {what: _compared(record[what], path) for what, path in there.items()}
     wrong = [f"{what}: {text}" for what, text in outcome.items() if "differs" in text]
     if wrong: raise ValueError(f"{out}: {'; '.join(wrong)}")
     return outcome
+
+# %% ../nbs/20_provenance.ipynb #09d184ab
+def _weights_of(record, weights):
+    "The file of the weights, if it is known."
+    name = record["weights"]["file"]
+    if weights is None and name in shipped_weights(): weights = name
+    return weights and weights_file(weights)
 
 # %% ../nbs/20_provenance.ipynb #b9860b7a
 def _compared(entry, path):
@@ -100,12 +110,16 @@ def _compared(entry, path):
     same = sha256_of(path) == entry["sha256"]
     return f"{entry['file']}, {'as recorded' if same else 'differs from its record'}"
 
-# %% ../nbs/20_provenance.ipynb #48f7bb6d
+# %% ../nbs/20_provenance.ipynb #f7793b08
 def _checked_record(out):
     "The record of a result; FileNotFoundError or ValueError if there is none that can be used."
     path = record_of(out)
     record = _read(path)
-    entries = [record.get(what) for what in ("output", "input", "weights")]
-    good = all(isinstance(e, dict) and isinstance(e.get("file"), str) and "sha256" in e for e in entries)
+    good = all(_is_entry(record.get(what)) for what in ("output", "input", "weights"))
     if "ctdiff_edu" in record and good: return record
     raise ValueError(f"record: {path} is not the record of a result of ctdiff_edu")
+
+# %% ../nbs/20_provenance.ipynb #897e5c33
+def _is_entry(e):
+    "Does it name a file as `entry` does?"
+    return isinstance(e, dict) and isinstance(e.get("file"), str) and "sha256" in e

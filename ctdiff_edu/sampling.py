@@ -18,7 +18,7 @@ import torch
 from .data import check_sigma
 from .machine import pick_precision
 from .schedule import CosineSchedule
-from .scores import CountCalls, Method
+from .scores import CountCalls, Denoiser, Method
 from .sde import VPSDE, clean_estimate, network_target, per_image, to_float64
 from .weights import fingerprint, pretrained
 
@@ -198,9 +198,9 @@ def _check_talk(model, rule, n_steps):
 
 # %% ../nbs/10_sampling.ipynb #1010710a
 def condition(
-    D,        # denoiser of the prior
-    y,        # (B,1,H,W) measurement y = x0 + sigma_n n, unclipped
-    sigma_n,  # its noise standard deviation, in [0.005, 10]
+    D: Denoiser,  # denoiser of the prior
+    y,            # (B,1,H,W) measurement y = x0 + sigma_n n, unclipped
+    sigma_n,      # its noise standard deviation, in [0.005, 10]
 ):            # denoiser D_y(x, sigma) = E[x0 | x, y], for x of y's shape
     "Condition a denoiser on a noisy image of x0: merge the two Gaussian looks into one (exact). Never clips."
     sigma_n = check_sigma(sigma_n)
@@ -215,19 +215,19 @@ def condition(
 # %% ../nbs/10_sampling.ipynb #7dc1daba
 @torch.no_grad()
 def denoise(
-    D,        # denoiser
-    y,        # (B,1,H,W) measurement, unclipped
-    sigma_n,  # its noise standard deviation, in [0.005, 10]
+    D: Denoiser,  # denoiser
+    y,            # (B,1,H,W) measurement, unclipped
+    sigma_n,      # its noise standard deviation, in [0.005, 10]
 ) -> torch.Tensor:  # (B,1,H,W), unclipped
     "Minimum mean squared error estimate of x0 from y = x0 + sigma_n n: one call."
     return D(y, check_sigma(sigma_n))
 
 # %% ../nbs/10_sampling.ipynb #4d8585ce
 def ancestral(
-    D,          # denoiser
-    x,          # (B,1,H,W) start at noise level levels[0]
-    levels,     # decreasing noise levels, the last one 0
-    generator,  # torch.Generator
+    D: Denoiser,  # denoiser
+    x,            # (B,1,H,W) start at noise level levels[0]
+    levels,       # decreasing noise levels, the last one 0
+    generator,    # torch.Generator
 ) -> torch.Tensor:  # (B,1,H,W)
     "DDPM ancestral sampling (Ho et al. 2020, eq. 6 and 7) in units of x = x_t/alpha_t."
     for s, s_next in zip(levels[:-1], levels[1:]):
@@ -265,7 +265,7 @@ def time_levels(
 # %% ../nbs/10_sampling.ipynb #2e28f2a1
 @torch.no_grad()
 def sample(
-    D,                    # denoiser, conditioned or not
+    D: Denoiser,          # denoiser, conditioned or not
     shape,                # (B,1,H,W)
     n_steps,              # number of steps, of levels above 0
     generator=None,       # torch.Generator on the samples' device
@@ -284,7 +284,7 @@ def sample(
 
 # %% ../nbs/10_sampling.ipynb #53ad828c
 def conditional_samples(
-    D,               # denoiser of the prior
+    D: Denoiser,     # denoiser of the prior
     y,               # (B,1,H,W) measurement, unclipped
     sigma_n,         # its noise standard deviation, in [0.005, 10]
     k,               # samples of each image

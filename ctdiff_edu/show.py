@@ -6,11 +6,15 @@
 __all__ = ['COLORS', 'GREY', 'generator', 'style', 'images', 'table']
 
 # %% ../nbs/00_show.ipynb #bd4bb551
+import io
 import os
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython import get_ipython
 from IPython.display import Markdown
+from matplotlib.figure import Figure
+from PIL import Image
 from .files import markdown_table
 
 # %% ../nbs/00_show.ipynb #f2c700b0
@@ -36,12 +40,30 @@ _LAYOUT = {
 _INK = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 _PAPER = {"figure.facecolor": "none", "savefig.facecolor": "none", "axes.facecolor": "white"}
 
+# %% ../nbs/00_show.ipynb #5ea1c0de
+def _small_png(fig):
+    "A figure as PNG with a palette, at twice the resolution."
+    large, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(large, format="png", dpi=2*fig.dpi, bbox_inches="tight")
+    picture = Image.open(large).quantize(96, method=Image.Quantize.FASTOCTREE)
+    picture.save(small, "png", optimize=True)
+    return small.getvalue()
+
+# %% ../nbs/00_show.ipynb #5ea1c0df
+def _small_pictures():
+    "In a notebook, show figures so."
+    shell = get_ipython()
+    if shell is None: return
+    plt.close(plt.figure())  # the backend sets its own way when it is first used
+    shell.display_formatter.formatters["image/png"].for_type(Figure, _small_png)
+
 # %% ../nbs/00_show.ipynb #f8a530ba
 def style():
     "Set the style of all figures of a lesson, and torch's threads where notebooks are tested side by side."
     if "IN_TEST" in os.environ: torch.set_num_threads(1)
     plt.rcParams.update(_LAYOUT | _PAPER | dict.fromkeys(_INK, GREY))
     plt.rcParams["axes.prop_cycle"] = plt.cycler(color=COLORS)
+    _small_pictures()
 
 style()
 

@@ -9,15 +9,15 @@ __all__ = ['ddim', 'heun', 'dpmpp2m', 'karras_levels', 'logsnr_levels', 'posteri
 import math
 import torch
 from .sampling import check_levels, conditional_samples, denoise
-from .scores import Method
+from .scores import Denoiser, Method
 
 # %% ../nbs/11_solvers.ipynb #66d6f313
 def ddim(
-    D,          # denoiser
-    x,          # (B,1,H,W) start at noise level levels[0]
-    levels,     # decreasing noise levels; the last may be 0
-    generator,  # torch.Generator, used if eta > 0
-    eta=0.0,    # share of fresh noise in [0,1]: 0 is Euler's method on the ODE, 1 is `ancestral`
+    D: Denoiser,  # denoiser
+    x,            # (B,1,H,W) start at noise level levels[0]
+    levels,       # decreasing noise levels; the last may be 0
+    generator,    # torch.Generator, used if eta > 0
+    eta=0.0,      # share of fresh noise in [0,1]: 0 is Euler's method on the ODE, 1 is `ancestral`
 ) -> torch.Tensor:  # (B,1,H,W)
     "DDIM (Song, Meng and Ermon 2021, eq. 12 and 16) in units of x = x_t/alpha_t. One call a step."
     if not 0 <= eta <= 1: raise ValueError(f"eta: got {eta}, want a number from 0 to 1")
@@ -29,10 +29,10 @@ def ddim(
 
 # %% ../nbs/11_solvers.ipynb #8efbf997
 def heun(
-    D,          # denoiser
-    x,          # (B,1,H,W) start at noise level levels[0]
-    levels,     # decreasing noise levels; the last may be 0
-    generator,  # not used
+    D: Denoiser,  # denoiser
+    x,            # (B,1,H,W) start at noise level levels[0]
+    levels,       # decreasing noise levels; the last may be 0
+    generator,    # not used
 ) -> torch.Tensor:  # (B,1,H,W)
     "Heun's method on the probability-flow ODE (Karras et al. 2022, algorithm 1). Two calls a step, one to 0."
     for s, s_next in zip(levels[:-1], levels[1:]):
@@ -50,10 +50,10 @@ def _ahead(x0, h, x0_last, h_last):
 
 # %% ../nbs/11_solvers.ipynb #514eb336
 def dpmpp2m(
-    D,          # denoiser
-    x,          # (B,1,H,W) start at noise level levels[0]
-    levels,     # decreasing noise levels; the last may be 0
-    generator,  # not used
+    D: Denoiser,  # denoiser
+    x,            # (B,1,H,W) start at noise level levels[0]
+    levels,       # decreasing noise levels; the last may be 0
+    generator,    # not used
 ) -> torch.Tensor:  # (B,1,H,W)
     "DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) in units of x = x_t/alpha_t. One call a step."
     last = None
@@ -89,7 +89,7 @@ def logsnr_levels(
 
 # %% ../nbs/11_solvers.ipynb #b1000003
 def posterior_samples(
-    D,               # denoiser of the prior
+    D: Denoiser,     # denoiser of the prior
     y,               # (B,1,H,W) measurement, unclipped
     sigma_n,         # its noise standard deviation, in [0.005, 10]
     k=1,             # samples of each image

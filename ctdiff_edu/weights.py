@@ -40,7 +40,7 @@ CLASSES = {  # class -> its module in this package
 # %% ../nbs/08_weights.ipynb #cd3c1b58
 def rebuild(
     description,  # dict from `describe`
-):                # the object; ValueError unless its class is one of `CLASSES`, its arguments in `LIMITS`
+):                # the object; ValueError unless class and arguments are in `CLASSES` and `LIMITS`
     "Build what `describe` described."
     name = description["cls"]
     if name not in CLASSES: raise ValueError(f"cls: got {name!r}, want one of {list(CLASSES)}")
@@ -93,10 +93,10 @@ def save_checkpoint(
     tensors,  # dict of name -> tensor
     meta,     # dict that JSON can hold
 ):
-    "Write tensors and metadata as one safetensors file; FloatingPointError if a tensor is not finite."
+    "Write tensors and metadata as one file; FloatingPointError if a tensor is not finite."
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     odd = not_finite(tensors)
-    if odd: raise FloatingPointError(f"{path}: {odd} is not finite, so it is not written; a file there stays")
+    if odd: raise FloatingPointError(f"{path}: {odd} is not finite; it is not written, what is there stays")
     text = json.dumps(dict(sha256=digest(tensors, meta)) | meta)
     data = safetensors.torch.save(tensors, {"ctdiff_edu": text})
     write_whole(path, lambda f: f.write(data))
@@ -162,7 +162,7 @@ def export_weights(
     "Write a run's averaged (or plain) weights as a small fp16 file that `pretrained` reads."
     tensors, meta = load_checkpoint(checkpoint)
     missing = [k for k in KEPT if k not in meta]
-    if missing: raise ValueError(f"{checkpoint}: has no {', '.join(missing)}, want the checkpoint of a run")
+    if missing: raise ValueError(f"{checkpoint}: has no {', '.join(missing)}, want a run's checkpoint")
     about = {k: meta[k] for k in KEPT} | notes
     about["stages"] = _stages(about)
     if before: about = _continued(before, about)
@@ -248,7 +248,7 @@ def _check_shapes(model, weights):
     want = {k: v.shape for k, v in model.state_dict().items()}
     got = {k: v.shape for k, v in weights.items()}
     odd = sorted(k for k in {*want, *got} if want.get(k) != got.get(k))
-    if odd: raise ValueError(f"{len(odd)} tensors are missing or of another shape, the first is {odd[0]}")
+    if odd: raise ValueError(f"{len(odd)} tensors are missing or of another shape, first {odd[0]}")
 
 # %% ../nbs/08_weights.ipynb #9c90bc9c
 @torch.no_grad()

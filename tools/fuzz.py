@@ -25,7 +25,8 @@ import torch
 from ctdiff_edu.data import add_noise, load_patches, phantoms
 from ctdiff_edu.files import load_table, quiet
 from ctdiff_edu.provenance import verify
-from ctdiff_edu.scans import denoise_scan, read_image
+from ctdiff_edu.reading import read_image
+from ctdiff_edu.scans import denoise_scan
 from ctdiff_edu.schedule import CosineTable
 from ctdiff_edu.scores import NOISY, evaluate
 from ctdiff_edu.sde import VPSDE
@@ -191,8 +192,8 @@ def use_scan(path):
 def use_sealed(path):
     "The same for a format with checksums: what is read must be what was written."
     use_scan(path)
-    sound = path.parents[1]/"sound"/path.name
-    if not np.array_equal(read_image(path).pixels, read_image(sound).pixels): raise RuntimeError("other pixels")
+    got, sound = (read_image(p).pixels for p in (path, path.parents[1]/"sound"/path.name))
+    if not np.array_equal(got, sound): raise RuntimeError("other pixels, and no complaint")
 
 
 def use_checkpoint(path):
@@ -282,9 +283,8 @@ def _make_weights(folder):
 
 # One case
 
-def run_case(number, seed, sound, folder):
-    "Damage a file and use it: its kind, and the outcome ('ok', 'refused' or what went wrong)."
-    kind, rng = KINDS[number % len(KINDS)], np.random.default_rng([seed, number])
+def run_case(kind, rng, sound, folder):
+    "Damage a file and use it; the outcome: 'ok', 'refused' or what went wrong. Without `rng` it stays sound."
     if folder.exists(): shutil.rmtree(folder)
     folder.mkdir()
     path = _put(kind, rng, sound, folder)
@@ -292,8 +292,7 @@ def run_case(number, seed, sound, folder):
     outcome = _outcome(kind.use, path)
     fresh = [p for p in _listing(folder) if p not in before]
     odd = [p for p in fresh if ".part" in p or (outcome != "ok" and Path(p).name.startswith("out"))]
-    if odd and outcome in ("ok", "refused"): outcome = f"left {', '.join(odd)} behind"
-    return kind.name, outcome
+    return f"left {', '.join(odd)} behind" if odd and outcome in ("ok", "refused") else outcome
 
 
 def _put(kind, rng, sound, folder):
@@ -306,7 +305,7 @@ def _put(kind, rng, sound, folder):
     if kind.name == "cache.npz":  # its name hangs on what is in it
         use_cache(path)
         target = next(folder.glob("noisy-*.npz"))
-    with np.errstate(all="ignore"): target.write_bytes(kind.damage(data, rng))
+    with np.errstate(all="ignore"): target.write_bytes(kind.damage(data, rng) if rng else data)
     return path
 
 
@@ -349,18 +348,22 @@ def _peak():
 
 
 def fuzz(numbers, seed, say=print):
-    "Run cases; the failures, and a count of outcomes by kind."
+    "Run cases; the failures, and a count of outcomes by kind. The sound files must do."
     failures, counts = [], Counter()
     with tempfile.TemporaryDirectory() as folder:
-        sound = Path(folder)/"sound"
+        sound, case = Path(folder)/"sound", Path(folder)/"case"
         sound.mkdir()
         make_sound(sound)
+        for kind in KINDS:
+            outcome = run_case(kind, None, sound, case)
+            if outcome != "ok": raise RuntimeError(f"{kind.name} is sound, but: {outcome}")
         for number in numbers:
-            name, outcome = run_case(number, seed, sound, Path(folder)/"case")
-            counts[name, outcome if outcome in ("ok", "refused") else "failed"] += 1
+            kind = KINDS[number % len(KINDS)]
+            outcome = run_case(kind, np.random.default_rng([seed, number]), sound, case)
+            counts[kind.name, outcome if outcome in ("ok", "refused") else "failed"] += 1
             if outcome in ("ok", "refused"): continue
             failures.append(number)
-            say(f"case {number} (--seed {seed} --only {number}), {name}: {outcome}")
+            say(f"case {number} (--seed {seed} --only {number}), {kind.name}: {outcome}")
     return failures, counts
 
 

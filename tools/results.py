@@ -113,8 +113,8 @@ def shows(line, row):
     "Is a printed line this row, in all columns that it prints?"
     keys = {title: KEYS.get(title, title) for title in line}
     both = [title for title, key in keys.items() if key in row]
-    scored = any(f"{keys[title]}_lo" in row for title in both)
-    return scored and all(cell(row, keys[title]) == line[title] for title in both)
+    scores = [keys[title] for title in both if isinstance(row[keys[title]], float)]
+    return len(scores) > 2 and all(cell(row, keys[title]) == line[title] for title in both)
 
 
 def shows_wide(line, row):

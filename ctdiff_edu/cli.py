@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 # %% ../nbs/21_cli.ipynb #838de578
-from .files import check_folder, check_writable, text_table
 from .shell import SEED, each_of, some_of, whole
 from .shell import add_fields, on_terminal, run_command, say, tell, undisturbed
 
@@ -29,7 +28,7 @@ SPLITS, DEVICES = ("train", "val", "test"), ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "float32", "bfloat16")
 RANGE = dict(nargs=2, type=float, metavar=("LO", "HI"))
 
-# %% ../nbs/21_cli.ipynb #bc001bf7
+# %% ../nbs/21_cli.ipynb #41d60645
 def source(
     text,  # phantoms, ct, organamnist or a file
 ) -> str:
@@ -54,7 +53,7 @@ def find_methods(
     if "bm3d" in names: known["bm3d"] = baselines.bm3d_method()
     return [known[name] for name in dict.fromkeys(names)]
 
-# %% ../nbs/21_cli.ipynb #14aab662
+# %% ../nbs/21_cli.ipynb #7a8035ce
 def _predicting_noise(net):
     "The network, or what it would be if it predicted the noise."
     from ctdiff_edu import sampling, scores
@@ -83,8 +82,8 @@ def demo(
     precision: PRECISIONS = "auto",  # of the network; auto: the faster one
 ):
     "Denoise 16 noisy patches in seven ways: a table and a picture."
-    from ctdiff_edu import report
-    path = check_writable(Path(out)/"ctdiff_demo.png", name="out")
+    from ctdiff_edu import files, report
+    path = files.check_writable(Path(out)/"ctdiff_demo.png", name="out")
     study, net = _prepare(data, split, 16, sigma, weights, seed, device, precision)
     seven = "noisy", "blur", "tv", "talk", "one-call", "sample", "mean8"
     results = study.evaluate(find_methods(seven, net, steps))
@@ -108,9 +107,9 @@ def evaluate(
     precision: PRECISIONS = "auto",  # of the network; auto: the faster one
 ):
     "Score denoisers on a data set; under torchrun, several processes share the patches."
-    from ctdiff_edu import report
+    from ctdiff_edu import files, report
     path = Path(out if Path(out).suffix or os.path.exists(out) else f"{out}.csv")
-    check_writable(path, ".csv", ".md", ".txt", name="out")
+    files.check_writable(path, ".csv", ".md", ".txt", name="out")
     study, net = _prepare(data, split, n, sigma, weights, seed, device, precision)
     if n and n > len(study): raise ValueError(f"n: got {n}, want at most {len(study)}, all there are")
     results = study.evaluate(find_methods(["noisy", *methods], net, steps))
@@ -141,7 +140,7 @@ def denoise(
     done = scans.denoise_scan(source, out, sigma, weights, samples, range, progress=True, **how)
     say(scans.report_lines(done) | dict(run=report.run_line(seed, done.device, done.precision)))
 
-# %% ../nbs/21_cli.ipynb #6d53c5a7
+# %% ../nbs/21_cli.ipynb #1e101373
 def _begin(network, init, device, seed):
     "The network to train, its SDE, and in words how it begins."
     import torch
@@ -192,7 +191,7 @@ def train(
     report.save_history(history, Path(out)/"loss.png")
     say(dict(loss=report.history_line(history), written=f"four files in {out}"))
 
-# %% ../nbs/21_cli.ipynb #356a7ee6
+# %% ../nbs/21_cli.ipynb #230278eb
 def find_tables(
     names,       # of `TABLES`
     steps=1000,  # network calls of the talk's sampler
@@ -204,7 +203,7 @@ def find_tables(
     for name in ("leaderboard", "talk", "ablation"): made[name] = partial(made[name], n_steps=steps)
     return {name: made[name] for name in names}, shown
 
-# %% ../nbs/21_cli.ipynb #d905d102
+# %% ../nbs/21_cli.ipynb #ab2f27d0
 def _used(rows):
     "The names of the networks that a table was made with."
     return [text.split(":")[0] for text in rows[0]["weights"].split("; ") if text]
@@ -222,35 +221,35 @@ def reproduce(
     precision: PRECISIONS = "auto",  # of the networks; auto: the faster one
 ):
     "Recompute the tables of the results; a run that was stopped goes on where it stopped."
-    from ctdiff_edu import machine, report, study
+    from ctdiff_edu import files, machine, report, study
     if quick and only: raise ValueError("quick: got tables by name as well, want one of the two")
-    folder, device = check_folder(out, "out"), machine.pick_device(device)
+    folder, device = files.check_folder(out, "out"), machine.pick_device(device)
     tables, columns = find_tables(["leaderboard"] if quick else only or TABLES[:-2], steps)
     if quick: tables["leaderboard"] = partial(tables["leaderboard"], quick=True)
     of = study.Study(data, "test", 0.3, folder/"runs", seed, precision, device, n)
     say(report.study_lines(of))
     for name, make in tables.items():
         rows = study.reproduce(of, folder, {name: make})[name]
-        tell(f"\n{name}\n\n{text_table(rows, *columns[name])}\n")
+        tell(f"\n{name}\n\n{files.text_table(rows, *columns[name])}\n")
         for net in _used(rows): say(dict(weights=report.network_line(of.network(net))))
     say(dict(written=f"a .csv for each table in {out}"))
 
-# %% ../nbs/21_cli.ipynb #2af2b3ca
+# %% ../nbs/21_cli.ipynb #a7ee0776
 def fetch(
     what: ("ct", "organamnist"),  # patients of The Cancer Imaging Archive, or the talk's data
     out=None,                     # folder; ct: $CTDIFF_DATA or this one, organamnist: MedMNIST's
     base=None,                    # another address of the archive's interface
 ):
     "Download a data set, unless it is there."
-    from ctdiff_edu import data, fetch as archive
-    folder = check_folder(out or os.environ.get("CTDIFF_DATA", "."), "out")
+    from ctdiff_edu import data, fetch as archive, files
+    folder = files.check_folder(out or os.environ.get("CTDIFF_DATA", "."), "out")
     there = [folder/name for name in ("ct_slices256.npz", "ct_patches28.npz")]
     if what == "organamnist": there = [data.fetch_organamnist(out)]
     elif not all(path.exists() for path in there):
         there = archive.fetch_ct(folder, base or archive.NBIA, progress=on_terminal(), say=tell)
     for path in there: say(dict(there=path))
 
-# %% ../nbs/21_cli.ipynb #66cb1c6f
+# %% ../nbs/21_cli.ipynb #7a57f617
 def verify(
     out: dict(metavar="OUT"),  # a result of denoise, with its record beside it
     source=None,               # the input, to compare it, too
@@ -260,7 +259,7 @@ def verify(
     from ctdiff_edu import provenance
     say(provenance.verify(out, source, weights))
 
-# %% ../nbs/21_cli.ipynb #1c2771e0
+# %% ../nbs/21_cli.ipynb #60387aae
 COMMANDS = (demo, denoise, verify, evaluate, train, reproduce, fetch)
 
 def main(

@@ -22,7 +22,6 @@ from dataclasses import fields
 from functools import partial
 from tqdm import tqdm
 from . import __version__
-from .files import quiet
 
 # %% ../nbs/20_shell.ipynb #2afa5ec9
 def whole(
@@ -238,12 +237,14 @@ def undisturbed():
 # %% ../nbs/20_shell.ipynb #97b6d471
 def _call(shared, run, threads, **options):
     "Call a command's function, with so many threads of torch."
-    with undisturbed(): import torch
+    with undisturbed():
+        import torch
+        from ctdiff_edu.files import quiet
     start, before = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(threads or before)
     several = contextlib.nullcontext() if _alone(run, shared) else _processes(options["device"])
     try:
-        with several:
+        with quiet(), several:
             run(**options)
             say(dict(time=f"{time.perf_counter() - start:.1f} s"))
     finally: torch.set_num_threads(before)
@@ -268,7 +269,7 @@ def run_command(
     os.environ.setdefault("MPLBACKEND", "agg")      # pictures go to files, no window opens
     argv = sys.argv[1:] if argv is None else argv
     try:
-        with quiet(): return _parse_and_call(commands, argv, shared)
+        return _parse_and_call(commands, argv, shared)
     except BrokenPipeError:
         _close_stdout()
         return 141

@@ -266,7 +266,8 @@ def _report(source, out, img, how, tally, saturated, record):
     spread = tally.spread/max(1, tally.near)*(img.hi - img.lo)/2 if s["samples"] > 1 else 0
     return ScanReport(
         str(source), str(out), img.kind, img.shape, (img.lo, img.hi), _UNITS[img.units], img.remarks,
-        s["sigma"], s["sigma_n"], s.get("estimate"), s.get("warning"), f"{about['file']}: {about['training']}", **how["run"],
+        s["sigma"], s["sigma_n"], s.get("estimate"), s.get("warning"),
+        f"{about['file']}: {about['training']}", **how["run"],
         dtype=_stored_type(img, out, s["dtype"]), spread=spread or None, saturated=saturated,
         outside=tally.outside, padding=tally.padding, record=str(record_of(out)) if record else None)
 

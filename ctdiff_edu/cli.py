@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'TABLES', 'NETWORKS', 'RECIPES', 'SPLITS', 'DEVICES', 'PRECISIONS', 'RANGE', 'COMMANDS', 'source',
-           'find_methods', 'demo', 'evaluate', 'denoise', 'recipe_options', 'train', 'find_tables', 'reproduce',
-           'fetch', 'verify', 'main']
+           'find_methods', 'demo', 'evaluate', 'noise', 'denoise', 'recipe_options', 'train', 'find_tables',
+           'reproduce', 'fetch', 'verify', 'main']
 
 # %% ../nbs/21_cli.ipynb #24aa0ec0
 import os
@@ -120,10 +120,12 @@ def evaluate(
     say(dict(written=path))
 
 # %% ../nbs/21_cli.ipynb #e9ad6e96
+def noise(text): return text if text == "auto" else float(text)
+
 def denoise(
     source: dict(metavar="IN"),      # the noisy file, or the folder of a DICOM series
     out: dict(metavar="OUT"),        # the result, in the same format or .npy; a file is replaced
-    *, sigma: float,                 # noise in HU (DICOM, NIfTI), grey levels or array units
+    *, sigma: noise,                 # in HU (DICOM, NIfTI), grey levels or array units; auto: find it
     samples: whole = 0,              # mean of so many posterior samples instead of one call
     range: RANGE = None,             # what becomes -1 and 1; NPY: must be given
     weights="small",                 # shipped weights, or a .safetensors file

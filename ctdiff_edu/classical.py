@@ -129,7 +129,7 @@ def tv_pdhg(
     tol=1e-3,    # ends where the gap of all images is at most so much of their value
     highest=HIGHEST,  # bound on the image (1/mm)
     x=None,      # (B,1,size,size) where to start; FBP by default
-    weight=None,  # (B,1,views,bins) how much a ray counts, one over its variance; None: all the same
+    weight=None,  # (B,1,views,bins) what a ray counts, one over its variance; None: all the same
     each=None,   # called as each(x, p, q) every 25 steps
 ) -> TV:         # x (B,1,size,size), its relative gap (B,), steps made, the dual point
     "Total variation reconstruction (primal-dual, ramp-preconditioned), with its duality gap."

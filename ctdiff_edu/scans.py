@@ -23,6 +23,7 @@ from .machine import pick_device, stream
 
 # %% ../nbs/20_scans.ipynb #5bb548a1
 from .provenance import USE, check_record, entry, record_of, versions, write_record
+from .quality import noise_line, noise_warning, scan_noise
 from .reading import check_output, kind_of, read_image, write_image
 from .sampling import denoise, load_network
 from .solvers import posterior_samples
@@ -40,6 +41,19 @@ def _noise_level(sigma, img):
     except ValueError:
         raise ValueError(f"sigma: got {sigma!r} {_UNITS[img.units]}, which is {sigma_n:.5g} "
                          "in [-1,1] units, want 0.005 to 10 there") from None
+
+# %% ../nbs/20_scans.ipynb #c9e19efd
+def _noise_in(img, slices=5):
+    "The noise level of an image, how it was estimated, and a warning if the noise is not white."
+    n = img.shape[0] if len(img.shape) == 3 else 1
+    some = np.unique(np.linspace(0, n - 1, slices + 2).round().astype(int)[1:-1])
+    try:
+        found = scan_noise(np.stack([img.read(i).values() for i in some]), hu=img.units == "HU")
+    except ValueError as e:
+        raise ValueError(f"sigma: cannot be estimated ({e}); give it as a number") from None
+    line = dict(sigma=found.sigma, estimate=noise_line(found, _UNITS[img.units]))
+    warning = noise_warning(found)
+    return line | (dict(warning=warning) if warning else {})
 
 # %% ../nbs/20_scans.ipynb #c0bb2afa
 def _group_sizes(samples, pixels):
@@ -122,6 +136,8 @@ class ScanReport:
     remarks: tuple        # on the input, in words
     sigma: float          # the noise in these units
     sigma_n: float        # the noise in [-1,1] units
+    estimate: str | None  # how the noise was estimated, if it was
+    warning: str | None   # that the noise is not white, if it was found so
     weights: str          # the network and what it was trained on
     precision: str        # in which it ran: "float32" or "bfloat16"
     device: str           # where it ran
@@ -147,9 +163,10 @@ def report_lines(
 def _about_input(r):
     shape, (lo, hi) = "x".join(map(str, r.shape)), r.range
     values = f"{lo:g} .. {hi:g} {r.units} become -1 .. 1, linearly; not clipped"
+    found = {name: text for name, text in (("estimate", r.estimate), ("warning", r.warning)) if text}
     return dict(
         image="; ".join((f"{r.source}: {r.kind}, {shape}", *r.remarks, values)),
-        noise=f"{r.sigma:g} {r.units} = {r.sigma_n:.4g} in [-1,1] units",
+        noise=f"{r.sigma:g} {r.units} = {r.sigma_n:.4g} in [-1,1] units", **found,
         weights=f"{r.weights}; {r.precision}",
         method=r.method)
 
@@ -198,7 +215,7 @@ def _origin(how, img):
 def denoise_scan(
     source,            # the noisy file, or the folder of a DICOM series
     out,               # the result, in the same format or .npy; a file that is there is replaced
-    sigma,             # standard deviation of the noise in the units of the file
+    sigma,             # standard deviation of the noise in the units of the file, or "auto"
     weights="small",   # a shipped network, or a weights file
     samples=0,         # mean of so many posterior samples instead of one call
     range=None,        # (lo, hi) that become -1 and +1, as in `read_image`
@@ -212,8 +229,10 @@ def denoise_scan(
 ) -> ScanReport:
     "Denoise a scan slice by slice."
     img = _checked_job(source, out, range, samples, dtype, force, record)
+    found = _noise_in(img) if sigma == "auto" else {}
+    sigma = found.get("sigma", sigma)
     settings = dict(sigma=sigma, sigma_n=_noise_level(sigma, img), range=[img.lo, img.hi],
-                    samples=samples, seed=seed, dtype=dtype)
+                    samples=samples, seed=seed, dtype=dtype) | found
     device = pick_device(device)
     net, tally = load_network(weights, device, precision), Tally()
     how = _facts(source, weights, net, img, settings, device)
@@ -247,7 +266,8 @@ def _report(source, out, img, how, tally, saturated, record):
     spread = tally.spread/max(1, tally.near)*(img.hi - img.lo)/2 if s["samples"] > 1 else 0
     return ScanReport(
         str(source), str(out), img.kind, img.shape, (img.lo, img.hi), _UNITS[img.units], img.remarks,
-        s["sigma"], s["sigma_n"], f"{about['file']}: {about['training']}", **how["run"],
+        s["sigma"], s["sigma_n"], s.get("estimate"), s.get("warning"),
+        f"{about['file']}: {about['training']}", **how["run"],
         dtype=_stored_type(img, out, s["dtype"]), spread=spread or None, saturated=saturated,
         outside=tally.outside, padding=tally.padding, record=str(record_of(out)) if record else None)
 

@@ -28,7 +28,7 @@ SPLITS, DEVICES = ("train", "val", "test"), ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "float32", "bfloat16")
 RANGE = dict(nargs=2, type=float, metavar=("LO", "HI"))
 
-# %% ../nbs/21_cli.ipynb #41d60645
+# %% ../nbs/21_cli.ipynb #e06c09c5
 def source(
     text,  # phantoms, ct, organamnist or a file
 ) -> str:
@@ -53,7 +53,7 @@ def find_methods(
     if "bm3d" in names: known["bm3d"] = baselines.bm3d_method()
     return [known[name] for name in dict.fromkeys(names)]
 
-# %% ../nbs/21_cli.ipynb #7a8035ce
+# %% ../nbs/21_cli.ipynb #3dc84738
 def _predicting_noise(net):
     "The network, or what it would be if it predicted the noise."
     from ctdiff_edu import sampling, scores
@@ -142,7 +142,7 @@ def denoise(
     done = scans.denoise_scan(source, out, sigma, weights, samples, range, progress=True, **how)
     say(scans.report_lines(done) | dict(run=report.run_line(seed, done.device, done.precision)))
 
-# %% ../nbs/21_cli.ipynb #1e101373
+# %% ../nbs/21_cli.ipynb #43546072
 def _begin(network, init, device, seed):
     "The network to train, its SDE, and in words how it begins."
     import torch
@@ -193,7 +193,7 @@ def train(
     report.save_history(history, Path(out)/"loss.png")
     say(dict(loss=report.history_line(history), written=f"four files in {out}"))
 
-# %% ../nbs/21_cli.ipynb #230278eb
+# %% ../nbs/21_cli.ipynb #38315f4c
 def find_tables(
     names,       # of `TABLES`
     steps=1000,  # network calls of the talk's sampler
@@ -205,7 +205,7 @@ def find_tables(
     for name in ("leaderboard", "talk", "ablation"): made[name] = partial(made[name], n_steps=steps)
     return {name: made[name] for name in names}, shown
 
-# %% ../nbs/21_cli.ipynb #ab2f27d0
+# %% ../nbs/21_cli.ipynb #e4fa89ed
 def _used(rows):
     "The names of the networks that a table was made with."
     return [text.split(":")[0] for text in rows[0]["weights"].split("; ") if text]
@@ -236,22 +236,23 @@ def reproduce(
         for net in _used(rows): say(dict(weights=report.network_line(of.network(net))))
     say(dict(written=f"a .csv for each table in {out}"))
 
-# %% ../nbs/21_cli.ipynb #a7ee0776
+# %% ../nbs/21_cli.ipynb #82354e54
 def fetch(
-    what: ("ct", "organamnist"),  # patients of The Cancer Imaging Archive, or the talk's data
-    out=None,                     # folder; ct: $CTDIFF_DATA or this one, organamnist: MedMNIST's
-    base=None,                    # another address of the archive's interface
+    what: ("ct", "organamnist", "tooth"),  # patients of TCIA, the talk's data, or a raw scan
+    out=None,                              # folder; organamnist: MedMNIST's, others: $CTDIFF_DATA or here
+    base=None,                             # another address of the archive's interface
 ):
     "Download a data set, unless it is there."
     from ctdiff_edu import data, fetch as archive, files
     folder = files.check_folder(out or os.environ.get("CTDIFF_DATA", "."), "out")
     there = [folder/name for name in ("ct_slices256.npz", "ct_patches28.npz")]
     if what == "organamnist": there = [data.fetch_organamnist(out)]
+    elif what == "tooth": there = [archive.fetch_tooth(folder, progress=on_terminal())]
     elif not all(path.exists() for path in there):
         there = archive.fetch_ct(folder, base or archive.NBIA, progress=on_terminal(), say=tell)
     for path in there: say(dict(there=path))
 
-# %% ../nbs/21_cli.ipynb #7a57f617
+# %% ../nbs/21_cli.ipynb #a9d9cca1
 def verify(
     out: dict(metavar="OUT"),  # a result of denoise, with its record beside it
     source=None,               # the input, to compare it, too
@@ -261,7 +262,7 @@ def verify(
     from ctdiff_edu import provenance
     say(provenance.verify(out, source, weights))
 
-# %% ../nbs/21_cli.ipynb #60387aae
+# %% ../nbs/21_cli.ipynb #f233be4f
 COMMANDS = (demo, denoise, verify, evaluate, train, reproduce, fetch)
 
 def main(

@@ -88,12 +88,16 @@ def _option(name): return "--" + name.replace("_", "-")
 # %% ../nbs/20_shell.ipynb #236a1ca4
 def _about(q):
     "What `argparse` wants to know about a parameter."
-    kind = q.annotation
-    if isinstance(kind, tuple): kind = dict(choices=kind)
-    elif kind is bool: kind = dict(action=argparse.BooleanOptionalAction if q.default else "store_true")
-    elif not isinstance(kind, dict): kind = dict(type=str if kind is q.empty else kind)
-    if q.default is not q.empty: return kind | dict(default=q.default)
-    return kind | (dict(required=True) if q.kind is q.KEYWORD_ONLY else {})
+    if q.default is not q.empty: return _kind(q) | dict(default=q.default)
+    return _kind(q) | (dict(required=True) if q.kind is q.KEYWORD_ONLY else {})
+
+# %% ../nbs/20_shell.ipynb #cb67fe53
+def _kind(q):
+    "What its annotation says."
+    kind = str if q.annotation is q.empty else q.annotation
+    if isinstance(kind, tuple): return dict(choices=kind)
+    if kind is bool: return dict(action=argparse.BooleanOptionalAction if q.default else "store_true")
+    return kind if isinstance(kind, dict) else dict(type=kind)
 
 # %% ../nbs/20_shell.ipynb #a3bb934c
 def _help(q, comment):
@@ -118,8 +122,8 @@ def add_fields(
     about = comments(type(first))
     for field in fields(first):
         values = ", ".join(f"{name}: {getattr(preset, field.name)}" for name, preset in presets.items())
-        text = f"{about[field.name]} ({values})".replace("%", "%%")
-        p.add_argument(_option(field.name), type=_KINDS[field.type], default=argparse.SUPPRESS, help=text)
+        text, kind = f"{about[field.name]} ({values})".replace("%", "%%"), _KINDS[field.type]
+        p.add_argument(_option(field.name), type=kind, default=argparse.SUPPRESS, help=text)
 
 # %% ../nbs/20_shell.ipynb #adc2c714
 class Parser(argparse.ArgumentParser):
@@ -234,20 +238,25 @@ def undisturbed():
     try: yield
     finally: mask(getattr(signal, "SIG_UNBLOCK", 0), {signal.SIGINT})
 
-# %% ../nbs/20_shell.ipynb #97b6d471
-def _call(shared, run, threads, **options):
-    "Call a command's function, with so many threads of torch."
-    with undisturbed():
-        import torch
-        from ctdiff_edu.files import quiet
-    start, before = time.perf_counter(), torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    several = contextlib.nullcontext() if _alone(run, shared) else _processes(options["device"])
-    try:
-        with quiet(), several:
-            run(**options)
-            say(dict(time=f"{time.perf_counter() - start:.1f} s"))
+# %% ../nbs/20_shell.ipynb #5d17e50d
+@contextlib.contextmanager
+def _threads(n):
+    "So many threads of torch meanwhile; None: as they are."
+    with undisturbed(): import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try: yield
     finally: torch.set_num_threads(before)
+
+# %% ../nbs/20_shell.ipynb #e0ca80f7
+def _call(shared, run, threads, **options):
+    "Call a command's function, with so many threads."
+    several = contextlib.nullcontext() if _alone(run, shared) else _processes(options["device"])
+    start = time.perf_counter()
+    with _threads(threads), several:
+        from ctdiff_edu.files import quiet
+        with quiet(): run(**options)
+        say(dict(time=f"{time.perf_counter() - start:.1f} s"))
 
 # %% ../nbs/20_shell.ipynb #0a3e5b49
 def _parse_and_call(commands, argv, shared):

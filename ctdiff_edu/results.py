@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from .baselines import blur, bm3d_method, classical_methods, tv
 from .data import load_patches
-from .sampling import conditional_samples, load_network, one_call, talk_method
+from .sampling import conditional_samples, load_network, one_call, predicting_noise, talk_method
 from .scores import NOISY, Method, change, denoiser_method, error_ratio, radial_power
 
 # %% ../nbs/14_results.ipynb #71d2da40
@@ -126,7 +126,7 @@ SWITCHES = (
 # %% ../nbs/14_results.ipynb #99553af4
 def _switched_method(net, name, n_steps, **switches):
     "The sampler with some switches set; it starts in the middle of the table's last row but one."
-    rows = net.sde.schedule.n_steps
+    net, rows = predicting_noise(net), net.sde.schedule.n_steps
     times = talk_times(n_steps, (rows - 1.5)/(rows - 1))
     def run(y, sigma_n, g):
         return switched_sampler(y, net.model, net.sde, sigma_n, times, g, **switches)

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 # %% ../nbs/21_cli.ipynb #838de578
+from .ct_commands import export, reconstruct, simulate
 from .shell import SEED, each_of, some_of, whole
 from .shell import add_fields, on_terminal, run_command, say, tell, undisturbed
 
@@ -261,7 +262,8 @@ def verify(
     say(provenance.verify(out, source, weights))
 
 # %% ../nbs/21_cli.ipynb #f233be4f
-COMMANDS = (demo, denoise, verify, evaluate, train, reproduce, fetch)
+COMMANDS = (demo, denoise, verify, evaluate, train, reproduce, fetch,
+            simulate, reconstruct, export)
 
 def main(
     argv=None,  # arguments; None: those of the process

@@ -44,11 +44,11 @@ def simulate(
     how = dict(pixel_mm=pixel_mm, split=split, force=force, progress=on_terminal(), say=tell)
     say(ct_scans.simulate_scan(source, out, views, dose, slices, seed, bins, record=record, **how))
 
-# %% ../nbs/22_ct_commands.ipynb #eae040cd
+# %% ../nbs/22_ct_commands.ipynb #f9736b91
 def reconstruct(
     source: dict(metavar="IN"),    # sinogram (.h5, .npy), or a scan, whose views are then simulated
     out: dict(metavar="OUT"),      # in the format of a scan, or .nii, .nii.gz, .npy; a file is replaced
-    method: METHODS = "fbp",       # the last five use a learned prior
+    method: METHODS = "fbp",       # the last four use a learned prior
     views: whole = None,           # take, or simulate, so many; all by default, 180 of a scan
     dose: dose = None,             # photons along each ray of a simulated scan
     samples: whole = 0,            # mean of so many samples, and a map of their spread (dds, dps, mmps)

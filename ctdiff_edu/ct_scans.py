@@ -251,7 +251,7 @@ def check_field(
     if (beyond > 0.1*WATER).any():
         say("the image leaves the field of view: views are cut off, values at its edge will be wrong")
 
-# %% ../nbs/21_ct_scans.ipynb #dd8827a3
+# %% ../nbs/21_ct_scans.ipynb #9a2c0b06
 def simulate_scan(
     source,          # DICOM file or folder, NIfTI, .npy or .npz of HU
     out,             # .h5 (counts) or .npy (line integrals, with a geometry file); a file is replaced
@@ -268,7 +268,8 @@ def simulate_scan(
     "Make the sinograms of a scan."
     scan, out = open_scan(source, **how), check_writable(out, ".h5", ".npy", name="out")
     a, b = slice_range(slices, len(scan))
-    g = _shifted(scanner(scan, views, _checked_dose(photons), bins), a, entry(source))
+    about = entry(source) | dict(remarks=list(scan.remarks))
+    g = _shifted(scanner(scan, views, _checked_dose(photons), bins), a, about)
     check_result(source, out, record)
     job = dict(command="simulate", version=__version__, geometry=asdict(g), slices=[a, b], seed=seed)
     beam = g.beam()

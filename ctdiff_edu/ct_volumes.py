@@ -118,13 +118,14 @@ def _simulated_views(path, views, photons, slices, seed, how):
         return torch.from_numpy(y)[None, None]
     return Views(g, read, cut(scan.image, *part), scan, part, scan.remarks)
 
-# %% ../nbs/21_ct_volumes.ipynb #1dbd7d01
+# %% ../nbs/21_ct_volumes.ipynb #d2bae952
 def _measured_views(path, views, slices, centre, air, size):
     "Views of a file."
     file = open_sinograms(path, views, centre, air)
     part, g = slice_range(slices, len(file)), file.geometry
     if size: g = replace(g, size=size, pixel_mm=g.pixel_mm*g.size/size, shape=None, affine=None)
-    return Views(g, file.read, _blank(g, *part), None, part, file.remarks)
+    said = file.remarks + tuple((g.source or {}).get("remarks", ()))
+    return Views(g, file.read, _blank(g, *part), None, part, said)
 
 # %% ../nbs/21_ct_volumes.ipynb #4977827d
 def cut(
@@ -410,7 +411,7 @@ def _save_picture(out, job, m, unit, facts):
     fig.suptitle(f"{facts['run']['method']}, slice {job.middle}, {views_text(job.geometry)}", fontsize=10)
     save_figure(fig, picture_file(out))
 
-# %% ../nbs/21_ct_volumes.ipynb #62468450
+# %% ../nbs/21_ct_volumes.ipynb #e9c0b3a7
 def _draw(fig, ax, name, v):
     "One panel: HU from -1000 to 1000, differences about 0."
     lo, hi = (-1000, 1000) if name == "image (HU)" else (float(v.min()), float(np.quantile(v, 0.999)))
@@ -421,4 +422,4 @@ def _draw(fig, ax, name, v):
     shown = ax.imshow(v, cmap="gray", vmin=lo, vmax=hi, aspect=shape)
     ax.set_title(name, fontsize=9)
     ax.set(xticks=[], yticks=[])
-    fig.colorbar(shown, ax=ax, orientation="horizontal", shrink=0.8, ticks=[lo, hi], format="%.3g")
+    fig.colorbar(shown, ax=ax, orientation="horizontal", shrink=0.8, ticks=[lo, hi], format="%.4g")

@@ -17,10 +17,10 @@ from typing import Callable
 import numpy as np
 import torch
 
-# %% ../nbs/20_sinograms.ipynb #bff2cda3
+# %% ../nbs/20_sinograms.ipynb #83776751
 from .files import check_readable, check_writable, in_one_line, write_whole
 from .tomography import ParallelBeam, Scan, _h5py, _mended, check_sinogram
-from .tomography import find_centre, level_air, line_integrals
+from .tomography import find_centre, level_air, line_integrals, log_transform
 
 # %% ../nbs/20_sinograms.ipynb #aa632a90
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Sinograms:
 
     def __len__(self): return self.n
 
-# %% ../nbs/20_sinograms.ipynb #8abf53d4
+# %% ../nbs/20_sinograms.ipynb #6376f5f4
 def open_sinograms(
     path,         # .h5, or .npy with its geometry beside it
     views=None,   # take so many of them
@@ -152,12 +152,13 @@ def open_sinograms(
     if kind not in (".npy", ".h5"): raise ValueError(f"path: {path} is no sinogram, want .h5 or .npy")
     n, g, read = (_open_npy if kind == ".npy" else _open_h5)(path)
     order, remarks = view_order(g.angles_degrees)
+    g = replace(g, centre=g.centre if centre is None else float(centre))
+    if g.centre is None:
+        g = _with_centre(g, order, _taker(read, order, air)(n//2, _silent))
+        remarks.append(f"its axis was not told, found at bin {g.centre:g}")
     order = order[some_views(len(order), views)]
-    g = replace(g, angles_degrees=tuple(np.take(g.angles_degrees, order).tolist()))
-    taken = _taker(read, order, air)
-    if centre is None and g.centre is None: g, found = _with_centre(g, taken(n//2, _silent))
-    else: g, found = replace(g, centre=g.centre if centre is None else float(centre)), []
-    return Sinograms(kind[1:], n, _checked(g), taken, tuple(remarks + found))
+    g = _checked(_with_views(g, order))
+    return Sinograms(kind[1:], n, g, _taker(read, order, air), tuple(remarks))
 
 # %% ../nbs/20_sinograms.ipynb #6db21af5
 def _silent(text): pass
@@ -169,13 +170,14 @@ def _taker(read, order, air):
         return level_air(y, air) if air else y
     return taken
 
-# %% ../nbs/20_sinograms.ipynb #5b5cc32b
-def _with_centre(g, y):
-    "The geometry with the axis that was found in a slice."
-    found = find_centre(y, np.deg2rad(g.angles_degrees))
-    if not 0 <= found <= g.bins - 1:
-        raise ValueError("centre: no axis found on the detector, give it as a number")
-    return replace(g, centre=round(found, 2)), [f"its axis was not told, found at bin {found:.2f}"]
+# %% ../nbs/20_sinograms.ipynb #60f8407e
+def _with_views(g, order): return replace(g, angles_degrees=tuple(np.take(g.angles_degrees, order).tolist()))
+
+def _with_centre(g, order, y):
+    "The geometry with the axis that was found in all views of a slice."
+    found = find_centre(y, np.deg2rad(_with_views(g, order).angles_degrees))
+    if 0 <= found <= g.bins - 1: return replace(g, centre=round(found, 2))
+    raise ValueError("centre: no axis found on the detector, give it as a number")
 
 # %% ../nbs/20_sinograms.ipynb #3c09ba9f
 def _open_npy(path):
@@ -257,12 +259,12 @@ def doubts(
     check_sinogram(sinograms.geometry.beam(), y, said.append)
     return said
 
-# %% ../nbs/20_sinograms.ipynb #a97e1e7b
+# %% ../nbs/20_sinograms.ipynb #4e0caa65
 PLENTY = 1e9  # photons of a scan without noise
 
 def write_sinograms(
     path,      # .h5 or .npy
-    made,      # (views,bins) of one slice after the other: counts if the geometry has photons, else line integrals
+    made,      # (views,bins) of one slice after the other: counts with photons, else line integrals
     n,         # how many slices
     geometry,  # `Geometry`
 ):
@@ -280,14 +282,13 @@ def _write_geometry(path, geometry):
     text = json.dumps(asdict(geometry), indent=1) + "\n"
     write_whole(geometry_file(path), lambda f: f.write(text.encode()))
 
-# %% ../nbs/20_sinograms.ipynb #f6776f7d
+# %% ../nbs/20_sinograms.ipynb #80fbb8e1
 def as_line_integrals(
     v,         # counts, if the geometry has photons; else line integrals
     geometry,  # `Geometry`
     say=print,  # is told of rays that count less than one
 ):
     "Line integrals, array like v."
-    from ctdiff_edu.tomography import log_transform
     if geometry.photons is None: return v
     return log_transform(torch.as_tensor(v).double(), geometry.photons, say=say).float().numpy()
 

@@ -207,9 +207,10 @@ def each_slice(
     silent = None if progress else True
     for i in tqdm(numbers, unit="slice", disable=silent, leave=False): yield kept(i, make)
 
-# %% ../nbs/21_ct_scans.ipynb #3548ddc0
+# %% ../nbs/21_ct_scans.ipynb #0ce781fa
 MOST_TAPS = 6e8  # pixels times views: about 15 GB of matrix
 
+# %% ../nbs/21_ct_scans.ipynb #d625f89a
 def scanner(
     scan,     # `Scanned`
     views,    # over half a turn
@@ -281,12 +282,13 @@ def simulate_scan(
     kept.remove()
     return _lines(source, out, scan, g, (a, b), record)
 
-# %% ../nbs/21_ct_scans.ipynb #ab17fb1c
+# %% ../nbs/21_ct_scans.ipynb #1095ab26
 def _checked_dose(photons):
     "A number of photons, or None."
     if photons is None or 1 <= photons < math.inf: return photons
     raise ValueError(f"dose: got {photons:g}, want at least 1 photon a ray")
 
+# %% ../nbs/21_ct_scans.ipynb #d12bf3a4
 def check_result(source, out, record):
     "ValueError if a result would replace its input, or its record something else."
     _check_apart(Path(source), Path(out))
@@ -300,18 +302,20 @@ def _shifted(g, a, source):
     affine[:3, 3] += affine[:3, 2]*a
     return replace(g, source=source, affine=affine.tolist())
 
-# %% ../nbs/21_ct_scans.ipynb #66e57cb6
+# %% ../nbs/21_ct_scans.ipynb #04911a53
 NO_WEIGHTS = dict(file="none", sha256=None)  # in the record of what no network has made
 
+# %% ../nbs/21_ct_scans.ipynb #8e90eac0
 def _record(source, out, job):
     "Write the record of a simulation."
     about = dict(method="parallel-beam projection by strips", simulated=True)
     libraries = versions("torch", "numpy", "scipy")
     write_record(out, input=entry(source), weights=NO_WEIGHTS, settings=job, run=about, versions=libraries)
 
-# %% ../nbs/21_ct_scans.ipynb #3445a50e
+# %% ../nbs/21_ct_scans.ipynb #627b97a3
 def dose_text(photons): return "no noise" if photons is None else f"{photons:g} photons a ray"
 
+# %% ../nbs/21_ct_scans.ipynb #692bcd8d
 def _lines(source, out, scan, g, part, record):
     "A report."
     size = "x".join(map(str, scan.image.shape))

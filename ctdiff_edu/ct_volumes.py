@@ -38,17 +38,20 @@ from .sinograms import Geometry, _silent, as_line_integrals, geometry_file, open
 from .tomography import WATER, check_sinogram, hann, to_hu
 from .weights import trained_on, weights_file
 
-# %% ../nbs/21_ct_volumes.ipynb #254c6833
+# %% ../nbs/21_ct_volumes.ipynb #3ba7fe27
 def _by_fbp(beam, y, sigma, generator, D): return beam.fbp(y, None if sigma is None else hann)
 
+# %% ../nbs/21_ct_volumes.ipynb #16977e3d
 def _by_cg(beam, y, sigma, generator, D): return cg_least_squares(beam, y, 20 if sigma is None else 8)
 
+# %% ../nbs/21_ct_volumes.ipynb #0c6bff42
 def _by_sirt(beam, y, sigma, generator, D): return sirt(beam, y, 200 if sigma is None else 50)
 
-# %% ../nbs/21_ct_volumes.ipynb #c0c4ab3e
+# %% ../nbs/21_ct_volumes.ipynb #ad296f16
 TV_CLEAN = 3e-3    # weight of TV without noise (mm)
 TV_COUNTED = 120.0  # with noise: times one over the mean count of a ray
 
+# %% ../nbs/21_ct_volumes.ipynb #c9a57cf3
 def _by_tv(beam, y, sigma, generator, D):
     "Until no image is better by more than 1 %, or so many steps."
     if sigma is None: return tv_pdhg(beam, y, TV_CLEAN, 1500, 0.01).x
@@ -56,13 +59,15 @@ def _by_tv(beam, y, sigma, generator, D):
     lam = TV_COUNTED/counts.mean().item()
     return tv_pdhg(beam, y, lam, 400, 0.01, weight=counts/counts.mean()).x
 
-# %% ../nbs/21_ct_volumes.ipynb #3a991432
+# %% ../nbs/21_ct_volumes.ipynb #3c2ba9fc
 CALM = 1e-3  # noise of line integrals that is assumed where there is none
 
+# %% ../nbs/21_ct_volumes.ipynb #8016b5e8
 def _by_hqs(beam, y, sigma, generator, D):
     if sigma is None: return hqs(D, beam, y, CALM, last=0.002)
     return hqs(D, beam, y, sigma, lam=0.1, last=0.02)
 
+# %% ../nbs/21_ct_volumes.ipynb #78af4109
 def _sampled(method, beam, y, sigma, generator, D):
     return method(D, beam, y, CALM if sigma is None else sigma, generator=generator)
 
@@ -191,11 +196,12 @@ def _scale(job, beam):
     if densest > 0: return 2*WATER/float(densest)
     raise ValueError("sinogram: its image is nowhere denser than air")
 
-# %% ../nbs/21_ct_volumes.ipynb #a1028644
+# %% ../nbs/21_ct_volumes.ipynb #e0bcf788
 def _noise(g, y):
     "Standard deviation of the line integrals, or None."
     return None if g.photons is None else ray_noise(y, g.photons)
 
+# %% ../nbs/21_ct_volumes.ipynb #85774189
 def _reconstructed(job, beam, run, samples, seed, scale, D, i):
     "Slice i: (1,size,size) or, with samples, (2,size,size) mean and standard deviation; 1/mm."
     y = job.read(i, _silent)
@@ -218,7 +224,7 @@ def _in_units(job, i, made):
         mean = np.where(old.is_image(), mean, old.values())
     return mean, spread[0] if spread else None
 
-# %% ../nbs/21_ct_volumes.ipynb #d8ce7557
+# %% ../nbs/21_ct_volumes.ipynb #71f49442
 def reconstruct_scan(
     source,            # .h5 or .npy sinogram, or a scan whose views are then simulated
     out,               # the result: like a scan, or .nii, .nii.gz, .npy; a file is replaced
@@ -241,7 +247,9 @@ def reconstruct_scan(
 ) -> dict[str, str]:   # a word for each line of a report, and the line
     "Reconstruct slices from views."
     run, device = find_method(method, samples), pick_device(device)
-    if _is_sinogram(source): job = _measured_views(source, views, slices, centre, air, size)
+    measured = _is_sinogram(source)
+    _check_options(measured, dict(dose=photons) | how, dict(centre=centre, air=air, size=size))
+    if measured: job = _measured_views(source, views, slices, centre, air, size)
     else: job = _simulated_views(source, views, photons, slices, seed, how)
     _check_files(source, out, job, samples, record)
     net = load_network(weights, device, precision) if method in LEARNED else None
@@ -256,6 +264,16 @@ def reconstruct_scan(
     lines = _written(source, Path(out), job, facts, kept, beam, scale, saturated, record)
     kept.remove()
     return lines
+
+# %% ../nbs/21_ct_volumes.ipynb #4eac339c
+def _check_options(measured, of_scans, of_sinograms):
+    "ValueError if an option is given that has no meaning for what is read."
+    usual = dict(split="test")
+    wrong = of_scans if measured else of_sinograms
+    given = [name for name, v in wrong.items() if v and v != usual.get(name)]
+    if not given: return
+    kind, other = ("a sinogram", "a scan") if measured else ("a scan", "a sinogram")
+    raise ValueError(f"{given[0]}: got {wrong[given[0]]} for {kind}, want it only with {other}")
 
 # %% ../nbs/21_ct_volumes.ipynb #e5fa781e
 def _check_files(source, out, job, samples, record):
@@ -312,7 +330,7 @@ def _write(out, job, made, facts):
     values = (_in_units(job, i, v)[0] for i, v in zip(range(*job.part), made))
     return write_image(out, values, job.like, origin=_origin(job, facts))
 
-# %% ../nbs/21_ct_volumes.ipynb #ab51905c
+# %% ../nbs/21_ct_volumes.ipynb #7a996768
 def spread_file(
     out,  # the result
 ) -> Path:
@@ -322,6 +340,7 @@ def spread_file(
     if end: return out.with_name(f"{stem}-spread{end}{zipped}")
     return out.with_name(f"{out.stem}-spread.npy")
 
+# %% ../nbs/21_ct_volumes.ipynb #043a57fd
 def picture_file(out): return Path(out).with_name(f"{Path(out).name}.png")
 
 # %% ../nbs/21_ct_volumes.ipynb #f0329f59
@@ -387,9 +406,10 @@ def _middle(job, beam, kept):
     truth = None if job.scan is None else np.maximum(job.scan.image.read(i).values(), -1000)
     return SimpleNamespace(y=y, left=left, values=values, spread=spread, truth=truth)
 
-# %% ../nbs/21_ct_volumes.ipynb #7e4697e4
+# %% ../nbs/21_ct_volumes.ipynb #5506a5ae
 def _rms(v): return float((v**2).mean()**0.5)
 
+# %% ../nbs/21_ct_volumes.ipynb #6052350b
 def _numbers(job, m, unit):
     "Lines on the residual, and on the error where the truth is known."
     text = f"slice {job.middle}: measured minus projected, root mean square {_rms(m.left):.3g}"

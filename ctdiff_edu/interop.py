@@ -107,11 +107,12 @@ class BeamFromDeepinv:
         def normal(x): return self.adjoint(self(x))
         return conjugate_gradients(normal, self.adjoint(y), steps=steps, tol=1e-10)
 
-# %% ../nbs/23_interop.ipynb #ed336651
+# %% ../nbs/23_interop.ipynb #ca9f14fd
 def _mirrored(n):
     "Indices 0 .. n-1, mirrored at the end up to a multiple of 4."
     return (n - 1) - (torch.arange((n + 3)//4*4) - (n - 1)).abs()
 
+# %% ../nbs/23_interop.ipynb #4ea222e7
 class _AnySize(torch.nn.Module):
     "A network that never has to pad."
     def __init__(self, net):

@@ -51,9 +51,10 @@ def geometry_file(
     "Where its geometry lies."
     return Path(path).with_suffix(".geometry.json")
 
-# %% ../nbs/20_sinograms.ipynb #680618fb
+# %% ../nbs/20_sinograms.ipynb #1f441174
 _NUMBERS = dict(pixel_mm="above 0", bin_mm="above 0", photons="above 0", centre="from 0")
 
+# %% ../nbs/20_sinograms.ipynb #907a4e8f
 def _checked(g):
     "A geometry, if its numbers can be."
     for name, want in _NUMBERS.items():
@@ -75,19 +76,17 @@ def _from_json(about, bins):
     about["angles_degrees"] = tuple(_degrees(about["angles_degrees"]).tolist())
     return _checked(Geometry(**about))
 
-# %% ../nbs/20_sinograms.ipynb #853f4b5c
+# %% ../nbs/20_sinograms.ipynb #0b0ed2b8
 def read_geometry(
     path,  # JSON file
     bins,  # of the sinogram that it belongs to
 ) -> Geometry:
     "A geometry; ValueError in a line if the file is none."
-    try: text = check_readable(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError: text = ""
-    with in_one_line(f"geometry: {path} is none", ValueError):
-        try: about = json.loads(text)
-        except (ValueError, RecursionError): about = None
-        if not isinstance(about, dict): raise ValueError(f"geometry: {path} is no JSON object")
-        return _from_json(about, bins)
+    data = check_readable(path).read_bytes()
+    try: about = json.loads(data)
+    except (ValueError, RecursionError): about = None
+    if not isinstance(about, dict): raise ValueError(f"geometry: {path} is no JSON object")
+    with in_one_line(f"geometry: {path} is none", ValueError): return _from_json(about, bins)
 
 # %% ../nbs/20_sinograms.ipynb #fcaae1b9
 def _degrees(angles):
@@ -160,9 +159,10 @@ def open_sinograms(
     g = _checked(_with_views(g, order))
     return Sinograms(kind[1:], n, g, _taker(read, order, air), tuple(remarks))
 
-# %% ../nbs/20_sinograms.ipynb #6db21af5
+# %% ../nbs/20_sinograms.ipynb #f25f1dea
 def _silent(text): pass
 
+# %% ../nbs/20_sinograms.ipynb #87af1d53
 def _taker(read, order, air):
     "A function that reads some views of a slice."
     def taken(i, say):
@@ -170,27 +170,32 @@ def _taker(read, order, air):
         return level_air(y, air) if air else y
     return taken
 
-# %% ../nbs/20_sinograms.ipynb #60f8407e
+# %% ../nbs/20_sinograms.ipynb #96573ccf
 def _with_views(g, order): return replace(g, angles_degrees=tuple(np.take(g.angles_degrees, order).tolist()))
 
+# %% ../nbs/20_sinograms.ipynb #62fb8213
 def _with_centre(g, order, y):
     "The geometry with the axis that was found in all views of a slice."
     found = find_centre(y, np.deg2rad(_with_views(g, order).angles_degrees))
     if 0 <= found <= g.bins - 1: return replace(g, centre=round(found, 2))
     raise ValueError("centre: no axis found on the detector, give it as a number")
 
-# %% ../nbs/20_sinograms.ipynb #3c09ba9f
+# %% ../nbs/20_sinograms.ipynb #7e778b14
 def _open_npy(path):
     "Number of slices, geometry, and a function that reads a slice."
-    with in_one_line(f"path: cannot read {path}", OSError):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        stack = array if array.ndim == 3 else array[None]
-        if stack.ndim != 3 or stack.dtype.kind not in "iuf" or 0 in stack.shape:
-            raise ValueError(f"it holds {array.dtype} {array.shape}")
+    with in_one_line(f"path: cannot read {path}", OSError): stack = _mapped(path)
     g = read_geometry(geometry_file(path), stack.shape[2])
     _check_shape(stack.shape[1:], len(g.angles_degrees), g.bins)
     def read(i, order, say): return _cleaned(np.array(stack[i][order], np.float32), say)
     return len(stack), g, read
+
+# %% ../nbs/20_sinograms.ipynb #f9a87654
+def _mapped(path):
+    "An array (slices,views,bins) that stays on the disk."
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    stack = array if array.ndim == 3 else array[None]
+    if stack.ndim == 3 and stack.dtype.kind in "iuf" and 0 not in stack.shape: return stack
+    raise ValueError(f"it holds {array.dtype} {array.shape}, want (slices,views,bins)")
 
 # %% ../nbs/20_sinograms.ipynb #b3e67d0a
 def _check_shape(got, views, bins):
@@ -207,24 +212,31 @@ def _cleaned(p, say):
     if mended.isfinite().all(): return mended.float()[None, None]
     raise ValueError("sinogram: got values that are NaN or infinite, want finite ones")
 
-# %% ../nbs/20_sinograms.ipynb #a0857c8d
+# %% ../nbs/20_sinograms.ipynb #59e5c4cd
 def _open_h5(path):
     "Number of slices, geometry, and a function that reads a slice."
     shapes, theta, about = _h5_header(path)
+    _check_shapes(path, shapes, len(theta))
+    _, rows, bins = shapes[0]
+    g = _from_json(dict(angles_degrees=theta) | about, bins)
+    if g.photons is None and not g.simulated: g = replace(g, photons=_brightness(path))
+    def read(i, order, say): return line_integrals(_h5_row(path, i, order), say)
+    return rows, g, read
+
+# %% ../nbs/20_sinograms.ipynb #5530bcf5
+def _check_shapes(path, shapes, angles):
+    "ValueError unless counts, flats, darks and angles fit."
     data, *others = shapes
     if len(data) != 3 or any(len(s) != 3 or s[1:] != data[1:] for s in others):
         raise ValueError(f"path: {path} has arrays of shapes {shapes}, want (n,rows,bins) each")
-    if len(theta) != data[0]:
-        hint = "; it is transposed" if len(theta) in data[1:] else ""
-        raise ValueError(f"path: {path} has {data[0]} views and {len(theta)} angles{hint}")
-    g = _from_json(dict(angles_degrees=theta) | about, data[2])
-    if g.photons is None and not g.simulated: g = replace(g, photons=_brightness(path))
-    def read(i, order, say): return line_integrals(_h5_row(path, i, order), say)
-    return data[1], g, read
+    if angles == data[0]: return
+    hint = "; it is transposed" if angles in data[1:] else ""
+    raise ValueError(f"path: {path} has {data[0]} views and {angles} angles{hint}")
 
-# %% ../nbs/20_sinograms.ipynb #bbe86fc8
+# %% ../nbs/20_sinograms.ipynb #94cda0d4
 _ARRAYS = ("data", "data_white", "data_dark")
 
+# %% ../nbs/20_sinograms.ipynb #20e104c4
 def _h5_header(path):
     "Shapes of the arrays, angles, and the geometry if it is there."
     module = _h5py()
@@ -259,9 +271,10 @@ def doubts(
     check_sinogram(sinograms.geometry.beam(), y, said.append)
     return said
 
-# %% ../nbs/20_sinograms.ipynb #4e0caa65
+# %% ../nbs/20_sinograms.ipynb #05c431eb
 PLENTY = 1e9  # photons of a scan without noise
 
+# %% ../nbs/20_sinograms.ipynb #7cdafe1f
 def write_sinograms(
     path,      # .h5 or .npy
     made,      # (views,bins) of one slice after the other: counts with photons, else line integrals

@@ -305,14 +305,14 @@ def _doubts(job, beam):
     else: check_field(beam, job.scan, job.middle, said.append)
     return said
 
-# %% ../nbs/21_ct_volumes.ipynb #c06bc3a5
+# %% ../nbs/21_ct_volumes.ipynb #0c86bc80
 def views_text(
     g,  # `Geometry`
 ) -> str:
     "What was measured, in words."
-    kind = "SIMULATED views" if g.simulated else "measured views"
-    dose = "" if g.photons is None and not g.simulated else f", {dose_text(g.photons)}"
-    return f"{len(g.angles_degrees)} {kind}{dose}"
+    n = len(g.angles_degrees)
+    if g.simulated: return f"{n} SIMULATED views, {dose_text(g.photons)}"
+    return f"{n} measured views" + (f", {g.photons:.4g} counts of a free ray" if g.photons else "")
 
 # %% ../nbs/21_ct_volumes.ipynb #82ee842c
 def _origin(job, facts):
@@ -386,14 +386,14 @@ def _about_input(source, job, facts, scale):
     if used["sha256"]: lines["weights"] = f"{used['file']}: {used['training']}"
     return lines
 
-# %% ../nbs/21_ct_volumes.ipynb #d872f6ef
+# %% ../nbs/21_ct_volumes.ipynb #5ceddac1
 def _assumed(g, scale):
     "One line of what was assumed."
     centre = (g.bins - 1)/2 if g.centre is None else g.centre
     text = f"parallel beam, axis at bin {centre:g}, pixels of {g.pixel_mm:g} mm"
     if g.hounsfield: text += f", one energy, water {WATER:g}/mm"
     else: text += f", a bin is {g.bin_mm:g} mm, attenuation times {scale:.3g} for the method"
-    if g.photons and not g.simulated: text += f", noise of {g.photons:.4g} photons a ray"
+    if g.photons and not g.simulated: text += ", a count is a photon"
     return text
 
 # %% ../nbs/21_ct_volumes.ipynb #16f87fb2

@@ -120,7 +120,8 @@ _NO_LAB = """lab: JupyterLab is not here; get it by: pip install "ctdiff_edu[lab
 def _jupyter(notebook):
     "JupyterLab with a notebook open, until it ends."
     environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
-    process = subprocess.Popen([sys.executable, "-m", "jupyterlab", str(notebook)], env=environment)
+    command = [sys.executable, "-P", "-m", "jupyterlab", str(notebook)]
+    process = subprocess.Popen(command, env=environment)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try: process.wait()
     finally: signal.signal(signal.SIGINT, before)

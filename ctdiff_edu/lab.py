@@ -12,6 +12,8 @@ import importlib.resources
 import importlib.util
 import json
 import os
+
+# %% ../nbs/25_lab.ipynb #cca1dae7
 import platform
 import shutil
 import signal
@@ -96,10 +98,10 @@ def write_lessons(
     from ctdiff_edu.files import check_folder, write_whole
     folder = check_folder(folder, "folder")
     files = dict(lesson_files())
-    missing = [name for name in files if not (folder/name).exists()]
-    for name in missing:
-        (folder/name).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(folder/name, lambda f: f.write(files[name]))
+    missing = {folder/name: data for name, data in files.items() if not (folder/name).exists()}
+    for path, data in missing.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda f: f.write(data))
     return len(missing), len(files) - len(missing)
 
 # %% ../nbs/25_lab.ipynb #8f4782b1
@@ -186,8 +188,7 @@ def _device():
     import torch
     from ctdiff_edu.machine import pick_device, pick_precision
     device = pick_device()
-    processor = platform.processor() or platform.machine()
-    name = torch.cuda.get_device_name() if device == "cuda" else processor
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
     idle = device == "cpu" and shutil.which("nvidia-smi")
     note = "; there is an NVIDIA driver, but this build of torch cannot use it" if idle else ""
     faster = "faster" if pick_precision("auto", device) == "bfloat16" else "slower, so float32 is used"
@@ -279,6 +280,7 @@ LOOKS = dict(
     versions=_python, packages=_packages, extras=_extras, device=_device, cores=_cores,
     memory=_memory, data=_data, weights=_weights, lessons=_lessons)
 
+# %% ../nbs/25_lab.ipynb #442710d0
 def doctor() -> int:  # 1 if something is wrong
     "Print versions, device, data and weights, and in words what is wrong."
     wrong = []

@@ -129,7 +129,7 @@ def _said(check, f, seed):
     except NotImplementedError: return "still blank: write its body, run its cell, then this one"
     except _Stopped as e: return f"it stops with {e}"
 
-# %% ../nbs/24_answers.ipynb #dca54c26
+# %% ../nbs/24_answers.ipynb #6fe4ccf3
 class _Stopped(Exception):
     "The error of a reader's function, in a line."
 
@@ -138,15 +138,17 @@ def _watched(f):
     def call(*args):
         try: return f(*args)
         except NotImplementedError: raise
-        except Exception as e: raise _Stopped(": ".join([type(e).__name__, *str(e).splitlines()[:1]])) from e
+        except Exception as e: raise _Stopped(_one_line(e)) from e
     return call
+
+def _one_line(e): return ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
 
 # %% ../nbs/24_answers.ipynb #fe1be9eb
 class Mistake(AssertionError):
     "What is wrong with an answer. A notebook shows the sentence alone."
     def _render_traceback_(self): return [f"Not yet. {self}"]
 
-# %% ../nbs/24_answers.ipynb #1b80c263
+# %% ../nbs/24_answers.ipynb #2ebb197a
 def rehearse(
     exercise: Exercise,  # the exercise
 ) -> list[dict]:         # rows: the exercise and what each typical wrong answer is told
@@ -154,6 +156,6 @@ def rehearse(
     said = [verdict(exercise, f) for f, _ in exercise.mistakes]
     for k, (told, (_, words)) in enumerate(zip(said, exercise.mistakes)):
         others = [w for i, (_, w) in enumerate(exercise.mistakes) if i != k]
-        right = words in told and not any(w in told for w in others)
-        if not right: raise AssertionError(f"{exercise.name}, mistake {k + 1}: got {told!r}, want {words!r}")
+        if words in told and not any(w in told for w in others): continue
+        raise AssertionError(f"{exercise.name}, mistake {k + 1}: got {told!r}, want {words!r}")
     return [{"exercise": f"`{exercise.name}`", "a typical mistake is told": told} for told in said]

@@ -12,164 +12,226 @@ import torch
 from .answers import Exercise, differs, first, noise, number, unless
 from .tomography import ParallelBeam, count_photons, log_transform
 
-# %% ../nbs/24_answers_ct.ipynb #2e76a264
+# %% ../nbs/24_answers_ct.ipynb #19642156
+def _like_clipped_share(s, above, below):
+    return {
+        "you count what leaves above 1; pixels leave below -1 as well": above,
+        "you count what leaves below -1; pixels leave above 1 as well": below,
+        "that is the share that stays": 1 - above - below,
+        "a pixel of value v is nearer to one end than to the other": 2*(1 - _phi(1/s))}
+
+# %% ../nbs/24_answers_ct.ipynb #4087e781
 def _phi(x): return 0.5*(1 + math.erf(x/math.sqrt(2)))
 
 def _clipped_share(f, g):
     v, s = number(g, -0.5, 0.5), number(g, 0.4, 1)
     above, below = 1 - _phi((1 - v)/s), _phi((-1 - v)/s)
-    like = {"you count what leaves above 1; pixels leave below -1 as well": above,
-            "you count what leaves below -1; pixels leave above 1 as well": below,
-            "that is the share that stays": 1 - above - below,
-            "a pixel of value v is nearer to one end than to the other": 2*(1 - _phi(1/s))}
+    like = _like_clipped_share(s, above, below)
     return differs(f(v, s), above + below, f"v = {v:.3f}, sigma = {s:.3f}", like)
 
-# %% ../nbs/24_answers_ct.ipynb #a504240c
+# %% ../nbs/24_answers_ct.ipynb #9183a55a
+_wrong_clipped_share = (
+    (lambda v, s: 1 - _phi((1 - v)/s), "what leaves above 1;"),
+    (lambda v, s: _phi((1 - v)/s) - _phi((-1 - v)/s), "share that stays"),
+    (lambda v, s: 2*(1 - _phi(1/s)), "nearer to one end"))
+
+# %% ../nbs/24_answers_ct.ipynb #38e24ec9
 clipped_share = Exercise(
     "clipped_share", "14_results", "probability that a pixel of value v is clipped",
-    (_clipped_share,), (
-        (lambda v, s: 1 - _phi((1 - v)/s), "what leaves above 1;"),
-        (lambda v, s: _phi((1 - v)/s) - _phi((-1 - v)/s), "share that stays"),
-        (lambda v, s: 2*(1 - _phi(1/s)), "nearer to one end")))
+    (_clipped_share,), _wrong_clipped_share)
 
-# %% ../nbs/24_answers_ct.ipynb #9d0e5bef
+# %% ../nbs/24_answers_ct.ipynb #3b70a771
+def _like_half_width_at(n, half, m):
+    return {
+        "an interval shrinks with the root of the number": half*n/m,
+        "more patches make it narrower": half*(m/n)**0.5,
+        "it does shrink with the number": half}
+
+# %% ../nbs/24_answers_ct.ipynb #4e8edd38
 def _half_width_at(f, g):
     n, half, m = round(number(g, 20, 60)), number(g, 0.2, 1), round(number(g, 80, 500))
     want = half*(n/m)**0.5
-    like = {"an interval shrinks with the root of the number": half*n/m,
-            "more patches make it narrower": half*(m/n)**0.5, "it does shrink with the number": half}
+    like = _like_half_width_at(n, half, m)
     return differs(f(n, half, m), want, f"+- {half:.3f} dB from {n} patches, for {m}", like)
 
-# %% ../nbs/24_answers_ct.ipynb #336c4107
+# %% ../nbs/24_answers_ct.ipynb #ab0fb76d
+_wrong_half_width_at = (
+    (lambda n, half, m: half*n/m, "root of the number"),
+    (lambda n, half, m: half*(m/n)**0.5, "make it narrower"))
+
+# %% ../nbs/24_answers_ct.ipynb #8868816d
 half_width_at = Exercise(
     "half_width_at", "14_results", "half-width of the interval of m patches, from that of n",
-    (_half_width_at,), (
-        (lambda n, half, m: half*n/m, "root of the number"),
-        (lambda n, half, m: half*(m/n)**0.5, "make it narrower")))
+    (_half_width_at,), _wrong_half_width_at)
 
-# %% ../nbs/24_answers_ct.ipynb #f5d2669d
+# %% ../nbs/24_answers_ct.ipynb #98ad9b4e
+def _like_squared_bias(error, v):
+    return {
+        "the mean of k draws still has the variance v/k: subtract it": error,
+        "the mean of k draws has the variance v/k, not v": error - v,
+        "the variance of draws divides by k - 1, as torch.var does": error - v*0.75/4,
+        "the draws' variance makes the error larger: subtract it": error + v/4}
+
+# %% ../nbs/24_answers_ct.ipynb #85a35cee
 def _squared_bias(f, g):
     draws, truth = noise(g, 4, 30), noise(g, 30)
     error, v = (draws.mean(0) - truth).square(), draws.var(0)
-    like = {"the mean of k draws still has the variance v/k: subtract it": error,
-            "the mean of k draws has the variance v/k, not v": error - v,
-            "torch.var divides by k - 1 unless told otherwise; that is what is needed": error - v*0.75/4,
-            "the draws' variance makes the error larger: subtract it": error + v/4}
+    like = _like_squared_bias(error, v)
     return differs(f(draws, truth), error - v/4, "4 draws of 30 pixels", like)
 
-# %% ../nbs/24_answers_ct.ipynb #864b800f
+# %% ../nbs/24_answers_ct.ipynb #5795287a
 def _on_average(f, g):
     bias, spread = number(g, 0.1, 0.3), number(g, 0.5, 1)
     got = f(bias + spread*noise(g, 3, 40_000), torch.zeros(40_000, dtype=torch.float64))
-    why = f"for draws with the squared bias {bias**2:.4f} the mean of 40,000 answers is {got.mean():.4f}"
+    why = f"the squared bias is {bias**2:.4f}, the mean of 40,000 answers {got.mean():.4f}"
     return unless(abs(got.mean() - bias**2) < 5*got.std()/200, why)
 
-# %% ../nbs/24_answers_ct.ipynb #8da4770d
+# %% ../nbs/24_answers_ct.ipynb #b96c1249
+_wrong_squared_bias = (
+    (lambda x, x0: (x.mean(0) - x0).square(), "still has the variance"),
+    (lambda x, x0: (x.mean(0) - x0).square() - x.var(0), "not v"),
+    (lambda x, x0: (x.mean(0) - x0).square() - x.var(0, unbiased=False)/len(x), "divides by k - 1"))
+
+# %% ../nbs/24_answers_ct.ipynb #7b0be277
 squared_bias = Exercise(
     "squared_bias", "15_evidence", "squared bias of each pixel from k draws, right on average",
-    (_squared_bias, _on_average), (
-        (lambda x, x0: (x.mean(0) - x0).square(), "still has the variance"),
-        (lambda x, x0: (x.mean(0) - x0).square() - x.var(0), "not v"),
-        (lambda x, x0: (x.mean(0) - x0).square() - x.var(0, unbiased=False)/len(x), "divides by k - 1")))
+    (_squared_bias, _on_average), _wrong_squared_bias)
 
-# %% ../nbs/24_answers_ct.ipynb #c2ab6362
+# %% ../nbs/24_answers_ct.ipynb #659d328b
+def _like_true_coverage(covers, ratio, z):
+    return {
+        "the ratio is of standard deviations already, no root": covers(z*ratio**0.5),
+        "the ratio is not squared: intervals are as wide as the spread": covers(z*ratio**2),
+        "coverage is no share of 90 %: the wider interval wins less and less": 0.9*ratio,
+        "90 % to both sides is 1.645 standard deviations": covers(1.2815516*ratio),
+        "95 % would be 1.96": covers(1.959964*ratio)}
+
+# %% ../nbs/24_answers_ct.ipynb #dbb92931
 def _true_coverage(f, g):
     ratio, z = number(g, 0.4, 1.6), 1.6448536
     def covers(half): return math.erf(half/math.sqrt(2))
-    like = {"the ratio is of standard deviations already, no root": covers(z*ratio**0.5),
-            "the ratio is not squared: intervals are as wide as the spread": covers(z*ratio**2),
-            "coverage is no share of 90 %: the wider interval wins less and less": 0.9*ratio,
-            "90 % to both sides is 1.645 standard deviations": covers(1.2815516*ratio),
-            "95 % would be 1.96": covers(1.959964*ratio)}
+    like = _like_true_coverage(covers, ratio, z)
     return differs(f(ratio), covers(z*ratio), f"ratio = {ratio:.3f}", like)
 
-# %% ../nbs/24_answers_ct.ipynb #93a0ddd5
+# %% ../nbs/24_answers_ct.ipynb #79ddaf65
+_wrong_true_coverage = (
+    (lambda ratio: math.erf(1.6448536*ratio**0.5/math.sqrt(2)), "no root"),
+    (lambda ratio: 0.9*ratio, "no share of 90 %"),
+    (lambda ratio: math.erf(1.959964*ratio/math.sqrt(2)), "would be 1.96"))
+
+# %% ../nbs/24_answers_ct.ipynb #222e9d8a
 true_coverage = Exercise(
     "true_coverage", "15_evidence", "coverage of 90 % intervals that are ratio times too wide",
-    (_true_coverage,), (
-        (lambda ratio: math.erf(1.6448536*ratio**0.5/math.sqrt(2)), "no root"),
-        (lambda ratio: 0.9*ratio, "no share of 90 %"),
-        (lambda ratio: math.erf(1.959964*ratio/math.sqrt(2)), "would be 1.96")))
+    (_true_coverage,), _wrong_true_coverage)
 
-# %% ../nbs/24_answers_ct.ipynb #2d7a486e
+# %% ../nbs/24_answers_ct.ipynb #6ee361a3
 def _matched(f, g):
     beam = ParallelBeam(16, 6)
     x, z = noise(g, 1, 1, 16, 16), noise(g, 1, 1, 6, beam.bins)
     gap = f(beam, beam.adjoint, x, z)
-    return unless(abs(gap) < 1e-12, f"A and its own adjoint, of the package, have a gap of {gap:.2g}, want 0")
+    return unless(abs(gap) < 1e-12, f"the package's matched pair has a gap of {gap:.2g}, want 0")
 
-# %% ../nbs/24_answers_ct.ipynb #cef386ff
+# %% ../nbs/24_answers_ct.ipynb #5a2ea0c1
+def _like_unmatched(left, gap, size):
+    return {
+        "a gap of large images is large: divide by |A x| |z|": abs(gap),
+        "a gap is not negative: take the absolute value": gap/size,
+        "the products may happen to be small: divide by |A x| |z|, not by one": abs(gap/left)}
+
+# %% ../nbs/24_answers_ct.ipynb #f0f5203f
 def _unmatched(f, g):
     M, x, z, k = noise(g, 7, 5), noise(g, 5), noise(g, 7), number(g, 1.5, 3)
     left, right = (M @ x) @ z, k*(x @ (M.T @ z))
     gap, size = left - right, (M @ x).norm()*z.norm()
-    like = {"a gap of large images is large: divide by |A x| |z|": abs(gap),
-            "a gap is not negative: take the absolute value": gap/size,
-            "the products may happen to be small: divide by |A x| |z|, not by one": abs(gap/left)}
+    like = _like_unmatched(left, gap, size)
     got = f(lambda v: M @ v, lambda v: k*(M.T @ v), x, z)
     return differs(got, abs(gap)/size, f"an At {k:.2f} times too large", like)
 
-# %% ../nbs/24_answers_ct.ipynb #45dc2fdb
+# %% ../nbs/24_answers_ct.ipynb #27b7a03a
+_wrong_dot_gap = (
+    (lambda A, At, x, z: ((A(x)*z).sum() - (x*At(z)).sum()).abs(), "gap of large images"),
+    (lambda A, At, x, z: ((A(x)*z).sum() - (x*At(z)).sum())/A(x).norm()/z.norm(), "not negative"),
+    (lambda A, At, x, z: (A(x).norm() - At(z).norm()).abs(), "matched pair has"))
+
+# %% ../nbs/24_answers_ct.ipynb #7591d788
 dot_gap = Exercise(
     "dot_gap", "16_tomography", "|<A x, z> - <x, At z>| as a share of |A x| |z|",
-    (_matched, _unmatched), (
-        (lambda A, At, x, z: ((A(x)*z).sum() - (x*At(z)).sum()).abs(), "gap of large images"),
-        (lambda A, At, x, z: ((A(x)*z).sum() - (x*At(z)).sum())/A(x).norm()/z.norm(), "not negative"),
-        (lambda A, At, x, z: (A(x).norm() - At(z).norm()).abs(), "of the package")))
+    (_matched, _unmatched), _wrong_dot_gap)
 
-# %% ../nbs/24_answers_ct.ipynb #e442bea4
+# %% ../nbs/24_answers_ct.ipynb #4c5b9a56
+def _like_sinogram(counts, right):
+    return {
+        "the more photons arrive, the less was in the way: minus": -right,
+        "counts are compared with what was sent: divide by photons": -counts.clamp(min=1).log(),
+        "the law is exp(-p), so the logarithm is the natural one": right/math.log(10)}
+
+# %% ../nbs/24_answers_ct.ipynb #6b025bad
 def _sinogram(f, g):
     p, n = 2*torch.rand(40, generator=g, dtype=torch.float64), round(number(g, 1000, 9000))
     counts = count_photons(p, n, generator=g).double()
     right = log_transform(counts, n, say=str)
-    like = {"the more photons arrive, the less was in the way: minus": -right,
-            "counts are compared with what was sent: divide by photons": -counts.clamp(min=1).log(),
-            "the law is exp(-p), so the logarithm is the natural one": right/math.log(10)}
+    like = _like_sinogram(counts, right)
     return differs(f(counts, n), right, f"40 rays of {n} photons", like)
 
-# %% ../nbs/24_answers_ct.ipynb #0eec9163
+# %% ../nbs/24_answers_ct.ipynb #79136ef0
 def _starved(f, g):
     n, counts = 500, torch.tensor([500.0, 1.0, 0.0, -2.0], dtype=torch.float64)
     got, right = f(counts, n), log_transform(counts, n, say=str)
     return first(
-        unless(got.isfinite().all(), "a ray that counts nothing, or less by a correction, gives no number"),
+        unless(got.isfinite().all(), "a ray that counts nothing, or less, gives no number"),
         differs(got, right, "counts 500, 1, 0, -2, of which the last two should count as 1,"))
 
-# %% ../nbs/24_answers_ct.ipynb #80ef5803
+# %% ../nbs/24_answers_ct.ipynb #8f3157cd
+_wrong_sinogram = (
+    (lambda c, n: (c.clamp(min=1)/n).log(), "in the way: minus"),
+    (lambda c, n: -(c/n).log(), "counts nothing"),
+    (lambda c, n: -(c.clamp(min=1)/n).log10(), "natural one"),
+    (lambda c, n: -(c.clamp(min=1e-3)/n).log(), "should count as 1"))
+
+# %% ../nbs/24_answers_ct.ipynb #69cd3377
 sinogram = Exercise(
     "sinogram", "16_tomography", "line integrals from counts, counts below 1 taken as 1",
-    (_sinogram, _starved), (
-        (lambda c, n: (c.clamp(min=1)/n).log(), "in the way: minus"),
-        (lambda c, n: -(c/n).log(), "counts nothing"),
-        (lambda c, n: -(c.clamp(min=1)/n).log10(), "natural one"),
-        (lambda c, n: -(c.clamp(min=1e-3)/n).log(), "should count as 1")))
+    (_sinogram, _starved), _wrong_sinogram)
 
-# %% ../nbs/24_answers_ct.ipynb #05b7a229
+# %% ../nbs/24_answers_ct.ipynb #ba94ad24
+def _like_steps_until(share, back):
+    return {
+        "the error shrinks by 1 - share**2: A acts twice, there and back":
+            math.log(1 - back)/math.log1p(-share),
+        "what is left is 1 - back": math.log(back)/math.log1p(-share**2),
+        "that is the start of the curve, where nothing has saturated yet": back/share**2}
+
+# %% ../nbs/24_answers_ct.ipynb #85fdd210
 def _steps_until(f, g):
     share, back = number(g, 0.05, 0.3), number(g, 0.5, 0.95)
     n = math.log(1 - back)/math.log1p(-share**2)
-    like = {"the error shrinks by 1 - share**2: A acts twice, there and back":
-                math.log(1 - back)/math.log1p(-share),
-            "what is left is 1 - back": math.log(back)/math.log1p(-share**2),
-            "that is the start of the curve, where nothing has saturated yet": back/share**2}
+    like = _like_steps_until(share, back)
     return differs(f(share, back), n, f"share = {share:.3f}, back = {back:.3f}", like)
 
-# %% ../nbs/24_answers_ct.ipynb #7768f386
+# %% ../nbs/24_answers_ct.ipynb #609011c0
+_wrong_steps_until = (
+    (lambda share, back: math.log(1 - back)/math.log(1 - share), "A acts twice"),
+    (lambda share, back: math.log(back)/math.log(1 - share**2), "left is 1 - back"),
+    (lambda share, back: back/share**2, "start of the curve"))
+
+# %% ../nbs/24_answers_ct.ipynb #b205213e
 steps_until = Exercise(
     "steps_until", "17_classical", "gradient steps until a pattern of a smaller gain is back",
-    (_steps_until,), (
-        (lambda share, back: math.log(1 - back)/math.log(1 - share), "A acts twice"),
-        (lambda share, back: math.log(back)/math.log(1 - share**2), "left is 1 - back"),
-        (lambda share, back: back/share**2, "start of the curve")))
+    (_steps_until,), _wrong_steps_until)
 
-# %% ../nbs/24_answers_ct.ipynb #444706e2
+# %% ../nbs/24_answers_ct.ipynb #95833ce7
+def _like_disc_height(h, r, lam):
+    return {
+        "the derivative of the circumference term is 2 pi r lam: 2 lam/r": h - lam/r,
+        "a height cannot fall below that of the background: at least 0": h - 2*lam/r,
+        "small discs lose more, so r stands below": h - 2*lam*r}
+
+# %% ../nbs/24_answers_ct.ipynb #64715c3d
 def _disc_height(f, g):
     h, r, lam = number(g, 0.5, 1), number(g, 3, 10), number(g, 0.1, 1)
     k = torch.linspace(0, 1, 100_001, dtype=torch.float64)
     want = k[((k - h)**2*math.pi*r**2/2 + 2*math.pi*r*lam*k).argmin()]
-    like = {"the derivative of the circumference term is 2 pi r lam: 2 lam/r": h - lam/r,
-            "a height cannot fall below that of the background: at least 0": h - 2*lam/r,
-            "small discs lose more, so r stands below": h - 2*lam*r}
+    like = _like_disc_height(h, r, lam)
     return differs(f(h, r, lam), want, f"h = {h:.3f}, r = {r:.2f}, lam = {lam:.3f}", like, tol=2e-4)
 
 # %% ../nbs/24_answers_ct.ipynb #81ccbc39
@@ -179,12 +241,16 @@ def _vanished(f, g):
     why = f"a disc with r < 2 lam/h is gone; for h = 0.5, r = 2, lam = {lam:.2f} you gave {got:.3f}"
     return unless(got == 0, why)
 
-# %% ../nbs/24_answers_ct.ipynb #2515196e
+# %% ../nbs/24_answers_ct.ipynb #79c06ebb
+_wrong_disc_height = (
+    (lambda h, r, lam: max(h - lam/r, 0), "2 lam/r"),
+    (lambda h, r, lam: h - 2*lam/r, "is gone"),
+    (lambda h, r, lam: h - 2*lam*r, "r stands below"))
+
+# %% ../nbs/24_answers_ct.ipynb #60a97263
 disc_height = Exercise(
     "disc_height", "17_classical", "height that TV leaves of a disc",
-    (_disc_height, _vanished), (
-        (lambda h, r, lam: max(h - lam/r, 0), "2 lam/r"), (lambda h, r, lam: h - 2*lam/r, "is gone"),
-        (lambda h, r, lam: h - 2*lam*r, "r stands below")))
+    (_disc_height, _vanished), _wrong_disc_height)
 
 # %% ../nbs/24_answers_ct.ipynb #f82f4143
 CT = (clipped_share, half_width_at, squared_bias, true_coverage, dot_gap, sinogram, steps_until, disc_height)

@@ -21,54 +21,75 @@ from .sde import GaussianPrior, LinearSchedule
 from .solvers import ddim
 from .training import ema_update
 
-# %% ../nbs/24_answers_diffusion.ipynb #2000ed76
+# %% ../nbs/24_answers_diffusion.ipynb #59095c01
+def _like_euler_moments(m, V, b, k):
+    return {
+        "a variance is multiplied by the square of the factor": (k*m, k*V + b),
+        "the noise's standard deviation is sqrt(b), its variance is b": (k*m, k**2*V + b**0.5),
+        "that is the chain's factor sqrt(1 - b), want 1 - b/2": ((1 - b)**0.5*m, (1 - b)*V + b),
+        "the drift is -beta x/2, with a half": ((1 - b)*m, (1 - b)**2*V + b)}
+
+# %% ../nbs/24_answers_diffusion.ipynb #73e93770
 def _euler_moments(f, g):
     m, V, b = number(g, 1, 2), number(g, 0.2, 2), number(g, 0.1, 0.9)
     k = 1 - b/2
-    like = {"a variance is multiplied by the square of the factor": (k*m, k*V + b),
-            "the noise has the standard deviation sqrt(b), so its variance is b": (k*m, k**2*V + b**0.5),
-            "that is the chain's factor sqrt(1 - b), want 1 - b/2": ((1 - b)**0.5*m, (1 - b)*V + b),
-            "the drift is -beta x/2, with a half": ((1 - b)*m, (1 - b)**2*V + b)}
+    like = _like_euler_moments(m, V, b, k)
     at = f"mean = {m:.2f}, variance = {V:.2f}, b = {b:.2f}"
     return differs(f(m, V, b), (k*m, k**2*V + b), at, like)
 
-# %% ../nbs/24_answers_diffusion.ipynb #0e48237d
+# %% ../nbs/24_answers_diffusion.ipynb #d81c9c30
+_wrong_euler_moments = (
+    (lambda m, V, b: ((1 - b/2)*m, (1 - b/2)*V + b), "square of the factor"),
+    (lambda m, V, b: ((1 - b/2)*m, (1 - b/2)**2*V + math.sqrt(b)), "its variance is b"),
+    (lambda m, V, b: (math.sqrt(1 - b)*m, (1 - b)*V + b), "chain's factor"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #b2123c35
 euler_moments = Exercise(
     "euler_moments", "04_sde", "mean and variance after one Euler-Maruyama step",
-    (_euler_moments,), (
-        (lambda m, V, b: ((1 - b/2)*m, (1 - b/2)*V + b), "square of the factor"),
-        (lambda m, V, b: ((1 - b/2)*m, (1 - b/2)**2*V + math.sqrt(b)), "its variance is b"),
-        (lambda m, V, b: (math.sqrt(1 - b)*m, (1 - b)*V + b), "chain's factor")))
+    (_euler_moments,), _wrong_euler_moments)
 
-# %% ../nbs/24_answers_diffusion.ipynb #76f9f774
+# %% ../nbs/24_answers_diffusion.ipynb #90b55fa9
+def _like_noise_floor(lam, s):
+    return {
+        "lam is a variance, so it stands beside level**2": (lam/(lam + s)).mean(),
+        "that is the share that can be predicted": (s**2/(lam + s**2)).mean(),
+        "the mean of a ratio is not the ratio of the means": lam.mean()/(lam.mean() + s**2),
+        "a mean over the pixels, not a sum": (lam/(lam + s**2)).sum()}
+
+# %% ../nbs/24_answers_diffusion.ipynb #e6900d8f
 def _noise_floor(f, g):
     lam, s = 0.1 + noise(g, 6).square(), number(g, 0.3, 3)
     prior = GaussianPrior(torch.zeros(1, 2, 3, dtype=torch.float64), torch.diag(lam))
     cov = prior.posterior(torch.zeros(1, 1, 2, 3, dtype=torch.float64), s)[1]
-    like = {"lam is a variance, so it stands beside level**2": (lam/(lam + s)).mean(),
-            "that is the share that can be predicted": (s**2/(lam + s**2)).mean(),
-            "the mean of a ratio is not the ratio of the means": lam.mean()/(lam.mean() + s**2),
-            "a mean over the pixels, not a sum": (lam/(lam + s**2)).sum()}
+    like = _like_noise_floor(lam, s)
     return differs(f(lam, s), cov.trace()/6/s**2, f"six variances and level = {s:.2f}", like)
 
-# %% ../nbs/24_answers_diffusion.ipynb #bfef7ff2
-noise_floor = Exercise(
-    "noise_floor", "04_sde", "smallest mean squared error of predicting z, from a prior's variances",
-    (_noise_floor,), (
-        (lambda lam, s: (lam/(lam + s)).mean(), "beside level**2"),
-        (lambda lam, s: (s**2/(lam + s**2)).mean(), "can be predicted"),
-        (lambda lam, s: lam.mean()/(lam.mean() + s**2), "ratio of the means")))
+# %% ../nbs/24_answers_diffusion.ipynb #d5724240
+_wrong_noise_floor = (
+    (lambda lam, s: (lam/(lam + s)).mean(), "beside level**2"),
+    (lambda lam, s: (s**2/(lam + s**2)).mean(), "can be predicted"),
+    (lambda lam, s: lam.mean()/(lam.mean() + s**2), "ratio of the means"))
 
-# %% ../nbs/24_answers_diffusion.ipynb #df12ff9a
+# %% ../nbs/24_answers_diffusion.ipynb #08ed36ca
+noise_floor = Exercise(
+    "noise_floor", "04_sde", "smallest mean squared error of predicting z",
+    (_noise_floor,), _wrong_noise_floor)
+
+# %% ../nbs/24_answers_diffusion.ipynb #70287a71
+def _like_own_variance(s, D, want):
+    return {
+        "the slope is to be multiplied by sigma**2, not by sigma": want/s,
+        "that is the slope alone; multiply it by sigma**2": want/s**2,
+        "sigma**2 times D is no variance: differentiate D first": s**2*D}
+
+# %% ../nbs/24_answers_diffusion.ipynb #3d0b50b4
 def _two_values(x, sigma): return torch.tanh(x/sigma**2)
 
 def _own_variance(f, g):
     x, s = noise(g, 7), number(g, 0.5, 0.95)
     D = _two_values(x, s)
     want = 1 - D**2
-    like = {"the slope is to be multiplied by sigma**2, not by sigma": want/s,
-            "that is the slope alone; multiply it by sigma**2": want/s**2,
-            "sigma**2 times D is no variance: differentiate D first": s**2*D}
+    like = _like_own_variance(s, D, want)
     return differs(f(_two_values, x, s), want, f"seven pixels and sigma = {s:.2f}", like)
 
 # %% ../nbs/24_answers_diffusion.ipynb #2d927058
@@ -76,98 +97,144 @@ def _slope(D, x, s):
     x = x.clone().requires_grad_()
     return torch.autograd.grad(D(x, s).sum(), x)[0]
 
-# %% ../nbs/24_answers_diffusion.ipynb #7d258c21
+# %% ../nbs/24_answers_diffusion.ipynb #e736a9d2
+_wrong_own_variance = (
+    (lambda D, x, s: _slope(D, x, s), "slope alone"),
+    (lambda D, x, s: s*_slope(D, x, s), "not by sigma"),
+    (lambda D, x, s: s**2*D(x, s), "differentiate D first"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #360c7109
 own_variance = Exercise(
     "own_variance", "04_sde", "Var[x0 | x] of single pixels, from the slope of their denoiser",
-    (_own_variance,), (
-        (lambda D, x, s: _slope(D, x, s), "slope alone"),
-        (lambda D, x, s: s*_slope(D, x, s), "not by sigma"),
-        (lambda D, x, s: s**2*D(x, s), "differentiate D first")))
+    (_own_variance,), _wrong_own_variance)
 
-# %% ../nbs/24_answers_diffusion.ipynb #60cecfe5
+# %% ../nbs/24_answers_diffusion.ipynb #567babea
+def _like_share_above(t, bar):
+    return {
+        "that is the share below": t,
+        "alpha_bar is no time": bar,
+        "1 - alpha_bar is no share of times": 1 - bar}
+
+# %% ../nbs/24_answers_diffusion.ipynb #f86fa3e4
 def _share_above(f, g):
     level = number(g, 0.3, 8)
     for schedule in (CosineSchedule(), LinearSchedule(), CosineTable(100)):
         t, bar = schedule.time_at(level), 1/(1 + level**2)
-        like = {"that is the share below": t, "alpha_bar is no time": bar,
-                "1 - alpha_bar is no share of times": 1 - bar}
-        problem = differs(f(schedule, level), 1 - t, f"{type(schedule).__name__}, level {level:.2f}", like)
+        like = _like_share_above(t, bar)
+        at = f"{type(schedule).__name__}, level {level:.2f}"
+        problem = differs(f(schedule, level), 1 - t, at, like)
         if problem: return problem
 
-# %% ../nbs/24_answers_diffusion.ipynb #152ffc92
+# %% ../nbs/24_answers_diffusion.ipynb #34b0ebc2
+_wrong_share_above = (
+    (lambda schedule, level: schedule.time_at(level), "share below"),
+    (lambda schedule, level: 1/(1 + level**2), "alpha_bar is no time"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #1126509d
 share_above = Exercise(
     "share_above", "05_schedule", "share of uniform times with a higher noise level",
-    (_share_above,), (
-        (lambda schedule, level: schedule.time_at(level), "share below"),
-        (lambda schedule, level: 1/(1 + level**2), "alpha_bar is no time")))
+    (_share_above,), _wrong_share_above)
 
-# %% ../nbs/24_answers_diffusion.ipynb #f10ccf4e
+# %% ../nbs/24_answers_diffusion.ipynb #a902d5db
+def _like_straight_beta(top, bar, want):
+    return {
+        "the log-SNR falls by 2 top from t = 0 to 1, so its slope has a factor 2": want/2,
+        "-d/dl log sigmoid(l) is sigmoid(l) - 1, not sigmoid(l)": 2*top*bar,
+        "beta is the rate of -log alpha_bar; you differentiated alpha_bar": want*bar}
+
+# %% ../nbs/24_answers_diffusion.ipynb #b3b1721b
 def _straight_beta(f, g):
     top, t = number(g, 4, 12), torch.rand(9, generator=g, dtype=torch.float64).requires_grad_()
     bar = torch.sigmoid(top*(1 - 2*t))
     want, = torch.autograd.grad(-bar.log().sum(), t)
     bar = bar.detach()
-    like = {"the log-SNR falls by 2 top from t = 0 to 1, so its slope has a factor 2": want/2,
-            "-d/dl log sigmoid(l) is sigmoid(l) - 1, not sigmoid(l)": 2*top*bar,
-            "beta is the rate of -log alpha_bar; you differentiated alpha_bar": want*bar}
+    like = _like_straight_beta(top, bar, want)
     return differs(f(t.detach(), top), want, f"nine times and top = {top:.1f}", like)
 
-# %% ../nbs/24_answers_diffusion.ipynb #537e59f7
+# %% ../nbs/24_answers_diffusion.ipynb #6c659ffb
+_wrong_straight_beta = (
+    (lambda t, top: top*torch.sigmoid(top*(2*t - 1)), "has a factor 2"),
+    (lambda t, top: 2*top*torch.sigmoid(top*(1 - 2*t)), "not sigmoid(l)"),
+    (lambda t, top: 2*top*(v := torch.sigmoid(top*(1 - 2*t)))*(1 - v), "differentiated alpha_bar"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #32bb26a1
 straight_beta = Exercise(
     "straight_beta", "05_schedule", "beta(t) of the schedule with log-SNR top (1 - 2t)",
-    (_straight_beta,), (
-        (lambda t, top: top*torch.sigmoid(top*(2*t - 1)), "has a factor 2"),
-        (lambda t, top: 2*top*torch.sigmoid(top*(1 - 2*t)), "not sigmoid(l)"),
-        (lambda t, top: 2*top*(v := torch.sigmoid(top*(1 - 2*t)))*(1 - v), "differentiated alpha_bar")))
+    (_straight_beta,), _wrong_straight_beta)
 
-# %% ../nbs/24_answers_diffusion.ipynb #8f9fdc5f
+# %% ../nbs/24_answers_diffusion.ipynb #4cb54372
+def _like_conv_weights(a, b, k):
+    return {
+        "every output channel has a bias, too": a*b*k**2,
+        "a kernel is k by k": a*b*k + b,
+        "the biases belong to the output channels": a*b*k**2 + a}
+
+# %% ../nbs/24_answers_diffusion.ipynb #b5e8e68c
 def _whole(g, lo, hi): return int(torch.randint(lo, hi, (), generator=g))
 
 def _conv_weights(f, g):
     a, b, k = _whole(g, 2, 40), _whole(g, 41, 90), _whole(g, 2, 5)
     want = sum(p.numel() for p in nn.Conv2d(a, b, k).parameters())
-    like = {"every output channel has a bias, too": a*b*k**2, "a kernel is k by k": a*b*k + b,
-            "the biases belong to the output channels": a*b*k**2 + a}
-    return differs(f(a, b, k), want, f"{a} channels to {b} with kernels of side {k}", like, tol=1e-9)
+    like = _like_conv_weights(a, b, k)
+    at = f"{a} channels to {b} with kernels of side {k}"
+    return differs(f(a, b, k), want, at, like, tol=1e-9)
 
-# %% ../nbs/24_answers_diffusion.ipynb #ac44879c
+# %% ../nbs/24_answers_diffusion.ipynb #5e7687a4
+_wrong_conv_weights = (
+    (lambda a, b, k: a*b*k**2, "has a bias, too"),
+    (lambda a, b, k: a*b*k + b, "k by k"),
+    (lambda a, b, k: a*b*k**2 + a, "biases belong"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #e4de2176
 conv_weights = Exercise(
     "conv_weights", "06_unet", "parameters of a k x k convolution with bias",
-    (_conv_weights,), (
-        (lambda a, b, k: a*b*k**2, "has a bias, too"), (lambda a, b, k: a*b*k + b, "k by k"),
-        (lambda a, b, k: a*b*k**2 + a, "biases belong")))
+    (_conv_weights,), _wrong_conv_weights)
 
-# %% ../nbs/24_answers_diffusion.ipynb #1de4896d
+# %% ../nbs/24_answers_diffusion.ipynb #e1c25952
+def _like_attention_entries(side, n):
+    return {
+        "that is the number of positions; every pair of them has an entry": n,
+        "the image is halved twice on the way to the attention": side**4,
+        "the image is halved once more on the way to the attention": (side//2)**4,
+        "the matrix is the same for q, k and v; there is one": 3*n**2}
+
+# %% ../nbs/24_answers_diffusion.ipynb #40cb26dd
 def _attention_entries(f, g):
     side = 4*_whole(g, 5, 100)
     n = (side//4)**2
-    like = {"that is the number of positions; every pair of them has an entry": n,
-            "the image is halved twice on the way to the attention": side**4,
-            "the image is halved once more on the way to the attention": (side//2)**4,
-            "the matrix is the same for q, k and v; there is one": 3*n**2}
+    like = _like_attention_entries(side, n)
     return differs(f(side), n**2, f"side = {side}", like, tol=1e-9)
 
-# %% ../nbs/24_answers_diffusion.ipynb #9a722657
+# %% ../nbs/24_answers_diffusion.ipynb #efb99591
+_wrong_attention_entries = (
+    (lambda side: (side//4)**2, "number of positions"),
+    (lambda side: side**4, "halved twice"),
+    (lambda side: (side//2)**4, "halved once more"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #bfd5c443
 attention_entries = Exercise(
     "attention_entries", "06_unet", "entries of one head's attention matrix",
-    (_attention_entries,), (
-        (lambda side: (side//4)**2, "number of positions"), (lambda side: side**4, "halved twice"),
-        (lambda side: (side//2)**4, "halved once more")))
+    (_attention_entries,), _wrong_attention_entries)
 
-# %% ../nbs/24_answers_diffusion.ipynb #5e705bc8
+# %% ../nbs/24_answers_diffusion.ipynb #86604325
 def _shift(f, g):
     a = noise(g, 2, 1, 8, 12)
-    why = "an image shifted around has the same magnitudes, so the loss is 0: do you compare complex numbers?"
+    why = "an image shifted around has the same magnitudes: do you compare complex numbers?"
     return unless(abs(float(f(a, a.roll(3, -1)))) < 1e-3, why)
 
-# %% ../nbs/24_answers_diffusion.ipynb #32187167
+# %% ../nbs/24_answers_diffusion.ipynb #c8fa8551
+def _like_magnitude_loss(A, B):
+    return {
+        "the transform is not normalised (no norm='ortho')": (A - B).abs().mean()/96**0.5,
+        "magnitudes are compared, not powers": (A**2 - B**2).abs().mean(),
+        "the differences are absolute, not squared": (A - B).square().mean(),
+        "a mean, not a sum": (A - B).abs().sum()}
+
+# %% ../nbs/24_answers_diffusion.ipynb #73c8f1d5
 def _magnitude_loss(f, g):
     a, b = noise(g, 2, 1, 8, 12), noise(g, 2, 1, 8, 12)
     A, B = torch.fft.fft2(a).abs(), torch.fft.fft2(b).abs()
-    like = {"the transform is not normalised (no norm='ortho')": (A - B).abs().mean()/96**0.5,
-            "magnitudes are compared, not powers": (A**2 - B**2).abs().mean(),
-            "the differences are absolute, not squared": (A - B).square().mean(),
-            "a mean, not a sum": (A - B).abs().sum()}
+    like = _like_magnitude_loss(A, B)
     want = frequency_domain_loss(a, b)
     return differs(f(a, b), want, "two batches of noise", like)
 
@@ -176,24 +243,34 @@ def _loss_with(of, **how):
     def loss(a, b): return of(torch.fft.fft2(a, **how), torch.fft.fft2(b, **how)).mean()
     return loss
 
-# %% ../nbs/24_answers_diffusion.ipynb #eeb6c931
+# %% ../nbs/24_answers_diffusion.ipynb #a69d5a1b
+_wrong_magnitude_loss = (
+    (_loss_with(lambda A, B: (A - B).abs()), "complex numbers"),
+    (_loss_with(lambda A, B: (A.abs() - B.abs()).abs(), norm="ortho"), "not normalised"),
+    (_loss_with(lambda A, B: (A.abs() - B.abs()).square()), "not squared"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #98ab2249
 magnitude_loss = Exercise(
     "magnitude_loss", "07_loss", "mean absolute difference of the FFT's magnitudes",
-    (_shift, _magnitude_loss), (
-        (_loss_with(lambda A, B: (A - B).abs()), "complex numbers"),
-        (_loss_with(lambda A, B: (A.abs() - B.abs()).abs(), norm="ortho"), "not normalised"),
-        (_loss_with(lambda A, B: (A.abs() - B.abs()).square()), "not squared")))
+    (_shift, _magnitude_loss), _wrong_magnitude_loss)
 
-# %% ../nbs/24_answers_diffusion.ipynb #c9b40683
+# %% ../nbs/24_answers_diffusion.ipynb #1072e81c
+def _like_signed_share(a, b):
+    return {
+        "a signed difference tells loss from gain; yours is absolute":
+            (a - b).abs().mean()/b.mean(),
+        "as a share of the clean magnitudes: divide by their mean": (a - b).mean(),
+        "the mean of the ratios is ruled by what has no power": (a/b).mean() - 1,
+        "the share is that of x0, not of x": (a - b).mean()/a.mean()}
+
+# %% ../nbs/24_answers_diffusion.ipynb #2704189d
 def _signed_share(f, g):
     x0 = noise(g, 2, 1, 8, 8).cumsum(3)
     x, where = x0 + noise(g, 2, 1, 8, 8), torch.rand(8, 8, generator=g) < 0.4
     a, b = (torch.fft.fft2(v).abs()[..., where] for v in (x, x0))
-    like = {"a signed difference tells loss from gain; yours is absolute": (a - b).abs().mean()/b.mean(),
-            "as a share of the clean magnitudes: divide by their mean": (a - b).mean(),
-            "the mean of the ratios is ruled by what has no power; take the ratio of means": (a/b).mean() - 1,
-            "the share is that of x0, not of x": (a - b).mean()/a.mean()}
-    return differs(f(x, x0, where), (a - b).mean()/b.mean(), "two images and some frequencies", like)
+    like = _like_signed_share(a, b)
+    at = "two images and some frequencies"
+    return differs(f(x, x0, where), (a - b).mean()/b.mean(), at, like)
 
 # %% ../nbs/24_answers_diffusion.ipynb #1a043a69
 def _parts(x, x0, where): return (torch.fft.fft2(v).abs()[..., where] for v in (x, x0))
@@ -206,26 +283,35 @@ def _mean_of_ratios(x, x0, where):
     a, b = _parts(x, x0, where)
     return (a/b).mean() - 1
 
-# %% ../nbs/24_answers_diffusion.ipynb #002805ce
+# %% ../nbs/24_answers_diffusion.ipynb #480bf8ac
+_wrong_signed_share = (
+    (_absolute_share, "yours is absolute"),
+    (_mean_of_ratios, "mean of the ratios"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #07c4cc5b
 signed_share = Exercise(
     "signed_share", "07_loss", "mean signed difference of magnitudes, as a share of the clean",
-    (_signed_share,), (
-        (_absolute_share, "yours is absolute"), (_mean_of_ratios, "mean of the ratios")))
+    (_signed_share,), _wrong_signed_share)
 
-# %% ../nbs/24_answers_diffusion.ipynb #147b7604
+# %% ../nbs/24_answers_diffusion.ipynb #d9acca58
+def _like_eight_bits(w, step):
+    return {
+        "round to the nearest whole number; you cut off": (w/step).trunc()*step,
+        "round to the nearest whole number; you round down": (w/step).floor()*step,
+        "those are the whole numbers; multiply them by the step again": (w/step).round(),
+        "the range is -127 to 127, in steps of the largest over 127": (w/(2*step)).round()*2*step}
+
+# %% ../nbs/24_answers_diffusion.ipynb #91574085
 def _eight_bits(f, g):
     w = 0.1*noise(g, 6, 5)
     step = w.abs().max()/127
-    like = {"round to the nearest whole number; you cut off": (w/step).trunc()*step,
-            "round to the nearest whole number; you round down": (w/step).floor()*step,
-            "those are the whole numbers; multiply them by the step again": (w/step).round(),
-            "the range is -127 to 127, in steps of the largest over 127": (w/(2*step)).round()*2*step}
+    like = _like_eight_bits(w, step)
     return differs(f(w), (w/step).round()*step, "30 weights", like)
 
-# %% ../nbs/24_answers_diffusion.ipynb #a48863c4
+# %% ../nbs/24_answers_diffusion.ipynb #7f66eadb
 def _no_weights(f, g):
     got = f(torch.zeros(3))
-    return unless(got.isfinite().all(), "a tensor of zeros becomes NaN: its step is 0, and 0/0 is no number")
+    return unless(got.isfinite().all(), "a tensor of zeros becomes NaN: 0/0 is no number")
 
 # %% ../nbs/24_answers_diffusion.ipynb #bfc1cb6d
 def _stepped(rounding):
@@ -234,80 +320,121 @@ def _stepped(rounding):
         return rounding(w/step)*step
     return answer
 
-# %% ../nbs/24_answers_diffusion.ipynb #ec625ed3
+# %% ../nbs/24_answers_diffusion.ipynb #0e2fc2f4
+_wrong_eight_bits = (
+    (_stepped(torch.trunc), "you cut off"),
+    (_stepped(torch.floor), "you round down"),
+    (lambda w: (127*w/w.abs().max()).round()*w.abs().max()/127, "0/0 is no number"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #0573baf2
 eight_bits = Exercise(
     "eight_bits", "08_weights", "a tensor rounded to 255 values",
-    (_eight_bits, _no_weights), (
-        (_stepped(torch.trunc), "you cut off"), (_stepped(torch.floor), "you round down"),
-        (lambda w: (127*w/w.abs().max()).round()*w.abs().max()/127, "0/0 is no number")))
+    (_eight_bits, _no_weights), _wrong_eight_bits)
 
-# %% ../nbs/24_answers_diffusion.ipynb #2de4d358
+# %% ../nbs/24_answers_diffusion.ipynb #3422cfcb
+def _like_half_loss(w, d, want):
+    return {
+        "as a share: divide by the norm of the weights": d.norm(),
+        "small weights rule a mean of ratios; take the ratio of the norms": (d/w).abs().mean(),
+        "rounding errors cancel in a sum; take a norm": d.sum().abs()/w.norm(),
+        "that is the ratio of the squares; the root is missing": want**2}
+
+# %% ../nbs/24_answers_diffusion.ipynb #f6b1fe82
 def _half_loss(f, g):
     w = noise(g, 400).float()
     d = w.half().float() - w
     want = d.norm()/w.norm()
-    like = {"as a share: divide by the norm of the weights": d.norm(),
-            "small weights rule a mean of ratios; take the ratio of the norms": (d/w).abs().mean(),
-            "rounding errors cancel in a sum; take a norm": d.sum().abs()/w.norm(),
-            "that is the ratio of the squares; the root is missing": want**2}
+    like = _like_half_loss(w, d, want)
     return differs(f(w), want, "400 normal weights", like)
 
-# %% ../nbs/24_answers_diffusion.ipynb #0b052770
+# %% ../nbs/24_answers_diffusion.ipynb #6b378ef1
+_wrong_half_loss = (
+    (lambda w: (w.half().float() - w).norm(), "as a share"),
+    (lambda w: (w.half().float()/w - 1).abs().mean(), "mean of ratios"),
+    (lambda w: ((w.half().float() - w).norm()/w.norm())**2, "root is missing"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #727d824d
 half_loss = Exercise(
     "half_loss", "08_weights", "relative change of a float32 tensor by rounding to float16",
-    (_half_loss,), (
-        (lambda w: (w.half().float() - w).norm(), "as a share"),
-        (lambda w: (w.half().float()/w - 1).abs().mean(), "mean of ratios"),
-        (lambda w: ((w.half().float() - w).norm()/w.norm())**2, "root is missing")))
+    (_half_loss,), _wrong_half_loss)
 
-# %% ../nbs/24_answers_diffusion.ipynb #1e3a7fbe
+# %% ../nbs/24_answers_diffusion.ipynb #05c09538
+def _like_share_below(at, want):
+    return {
+        "that is the share above": 1 - want,
+        "so it were if the rate fell on a straight line": at,
+        "the cosine runs from 1 to -1, the rate from 1 to 0: f is (1 + cos)/2":
+            1 - math.acos(at)/math.pi}
+
+# %% ../nbs/24_answers_diffusion.ipynb #371e8d34
 def _share_below(f, g):
     at = number(g, 0.05, 0.4)
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5)/20_000
     want = ((1 + torch.cos(math.pi*u))/2 < at).double().mean()
-    like = {"that is the share above": 1 - want, "so it were if the rate fell on a straight line": at,
-            "the cosine runs from 1 to -1, the rate from 1 to 0: f is (1 + cos)/2": 1 - math.acos(at)/math.pi}
+    like = _like_share_below(at, want)
     return differs(f(at), want, f"f = {at:.3f}", like, tol=2e-3)
 
-# %% ../nbs/24_answers_diffusion.ipynb #368e0d3c
+# %% ../nbs/24_answers_diffusion.ipynb #11324b25
+_wrong_share_below = (
+    (lambda f: math.acos(2*f - 1)/math.pi, "share above"),
+    (lambda f: f, "straight line"),
+    (lambda f: 1 - math.acos(f)/math.pi, "from 1 to -1"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #41cbd28a
 share_below = Exercise(
     "share_below", "09_training", "share of a cosine period with a rate below f of the largest",
-    (_share_below,), (
-        (lambda f: math.acos(2*f - 1)/math.pi, "share above"), (lambda f: f, "straight line"),
-        (lambda f: 1 - math.acos(f)/math.pi, "from 1 to -1")))
+    (_share_below,), _wrong_share_below)
 
-# %% ../nbs/24_answers_diffusion.ipynb #a5f485ac
+# %% ../nbs/24_answers_diffusion.ipynb #e0cb34f1
+def _like_ema_step(average, new, d):
+    return {
+        "decay is the weight of the old average, not of the new weights": d*new + (1 - d)*average,
+        "the two weights have the sum 1: the new ones count 1 - decay": d*average + new,
+        "that is a plain mean": (average + new)/2}
+
+# %% ../nbs/24_answers_diffusion.ipynb #14dc46b0
 def _ema_step(f, g):
     average, new, d = noise(g, 5), noise(g, 5), number(g, 0.7, 0.99)
     want = average.clone()
     ema_update([want], [new], d, 10**9)
-    like = {"decay is the weight of the old average, not of the new weights": d*new + (1 - d)*average,
-            "the two weights have the sum 1: the new ones count 1 - decay": d*average + new,
-            "that is a plain mean": (average + new)/2}
+    like = _like_ema_step(average, new, d)
     return differs(f(average.clone(), new.clone(), d), want, f"decay = {d:.3f}", like)
 
-# %% ../nbs/24_answers_diffusion.ipynb #e03e4a15
+# %% ../nbs/24_answers_diffusion.ipynb #e5219f23
+_wrong_ema_step = (
+    (lambda a, w, d: d*w + (1 - d)*a, "of the old average"),
+    (lambda a, w, d: d*a + w, "sum 1"),
+    (lambda a, w, d: (a + w)/2, "plain mean"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #f6ded07b
 ema_step = Exercise(
     "ema_step", "09_training", "the moving average after one more step",
-    (_ema_step,), (
-        (lambda a, w, d: d*w + (1 - d)*a, "of the old average"), (lambda a, w, d: d*a + w, "sum 1"),
-        (lambda a, w, d: (a + w)/2, "plain mean")))
+    (_ema_step,), _wrong_ema_step)
 
-# %% ../nbs/24_answers_diffusion.ipynb #eb517fd7
+# %% ../nbs/24_answers_diffusion.ipynb #0b13e2e8
+def _like_half_life(d):
+    return {
+        "1/(1 - decay) is the mean age of what is averaged": 1/(1 - d),
+        "after n steps decay**n is left, a power: take logarithms": 0.5/(1 - d),
+        "ln 2/(1 - decay) holds for a decay near 1 only": math.log(2)/(1 - d),
+        "a number of steps is positive": math.log(2)/math.log(d)}
+
+# %% ../nbs/24_answers_diffusion.ipynb #a628cbb3
 def _half_life(f, g):
     d = number(g, 0.5, 0.98)
-    like = {"1/(1 - decay) is the mean age of what is averaged": 1/(1 - d),
-            "after n steps decay**n is left, a power: take logarithms": 0.5/(1 - d),
-            "ln 2/(1 - decay) holds for a decay near 1 only": math.log(2)/(1 - d),
-            "a number of steps is positive": math.log(2)/math.log(d)}
+    like = _like_half_life(d)
     return differs(f(d), -math.log(2)/math.log(d), f"decay = {d:.3f}", like)
 
-# %% ../nbs/24_answers_diffusion.ipynb #2e809993
+# %% ../nbs/24_answers_diffusion.ipynb #01b9e206
+_wrong_half_life = (
+    (lambda d: 1/(1 - d), "mean age"),
+    (lambda d: 0.5/(1 - d), "take logarithms"),
+    (lambda d: math.log(2)/(1 - d), "near 1 only"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #b1b310a6
 half_life = Exercise(
     "half_life", "09_training", "steps until half of an average is new",
-    (_half_life,), (
-        (lambda d: 1/(1 - d), "mean age"), (lambda d: 0.5/(1 - d), "take logarithms"),
-        (lambda d: math.log(2)/(1 - d), "near 1 only")))
+    (_half_life,), _wrong_half_life)
 
 # %% ../nbs/24_answers_diffusion.ipynb #7cdf3f1a
 def _asked(x, s, y, sigma_n):
@@ -316,22 +443,35 @@ def _asked(x, s, y, sigma_n):
     condition(lambda m, tau: heard.append((m, tau)) or m, y, sigma_n)(x, s)
     return heard[0]
 
-# %% ../nbs/24_answers_diffusion.ipynb #37d122b6
+# %% ../nbs/24_answers_diffusion.ipynb #e74c0afa
+def _like_even_looks(x, y, s):
+    return {
+        "two equal looks have half of the variance, so tau is s/sqrt(2)": ((x + y)/2, s/2),
+        "two looks together know more than each: tau must be smaller": ((x + y)/2, s*2**0.5),
+        "tau is a standard deviation, that is its square": ((x + y)/2, s**2/2)}
+
+# %% ../nbs/24_answers_diffusion.ipynb #c97cfd2b
 def _even_looks(f, g):
     x, y, s = noise(g, 1, 1, 3, 3), noise(g, 1, 1, 3, 3), number(g, 0.2, 2)
-    like = {"two equal looks have half of the variance, so tau is s/sqrt(2)": ((x + y)/2, s/2),
-            "two looks together know more than each: tau must be smaller": ((x + y)/2, s*2**0.5),
-            "tau is a standard deviation, that is its square": ((x + y)/2, s**2/2)}
-    return differs(f(x, s, y, s), ((x + y)/2, s/2**0.5), f"s = sigma_n = {s:.2f}, two looks alike,", like)
+    like = _like_even_looks(x, y, s)
+    at = f"s = sigma_n = {s:.2f}, two looks alike,"
+    return differs(f(x, s, y, s), ((x + y)/2, s/2**0.5), at, like)
 
-# %% ../nbs/24_answers_diffusion.ipynb #52a3f6e6
+# %% ../nbs/24_answers_diffusion.ipynb #16e05f24
+def _like_two_looks(x, y, tau, lam, plain):
+    return {
+        "the weights are exchanged: y counts more the more noise x has":
+            (lam*x + (1 - lam)*y, tau),
+        "looks count by variances, not by standard deviations": ((1 - plain)*x + plain*y, tau),
+        "lambda stands at x, too; x has the rest, 1 - lambda (the talk's listing)":
+            (lam*(x + y), tau)}
+
+# %% ../nbs/24_answers_diffusion.ipynb #1838300d
 def _two_looks(f, g):
     x, y, s, n = noise(g, 1, 1, 3, 3), noise(g, 1, 1, 3, 3), number(g, 0.2, 1), number(g, 1.2, 3)
     m, tau = _asked(x, s, y, n)
     lam, plain = s**2/(s**2 + n**2), s/(s + n)
-    like = {"your weights are exchanged: y counts more the more noise x has": (lam*x + (1 - lam)*y, tau),
-            "looks count by variances, not by standard deviations": ((1 - plain)*x + plain*y, tau),
-            "lambda stands at x, too; x has the rest, 1 - lambda (the talk's listing)": (lam*(x + y), tau)}
+    like = _like_two_looks(x, y, tau, lam, plain)
     return differs(f(x, s, y, n), (m, tau), f"s = {s:.2f}, sigma_n = {n:.2f}", like)
 
 # %% ../nbs/24_answers_diffusion.ipynb #dbfd71e1
@@ -343,107 +483,153 @@ def _merged(weight, spread):
 def _lam(s, n): return s**2/(s**2 + n**2)
 def _tau(s, n): return s*n/(s**2 + n**2)**0.5
 
-# %% ../nbs/24_answers_diffusion.ipynb #91848f2b
+# %% ../nbs/24_answers_diffusion.ipynb #3a7c0f84
+_wrong_two_looks = (
+    (_merged(lambda s, n: n**2/(s**2 + n**2), _tau), "weights are exchanged"),
+    (_merged(lambda s, n: s/(s + n), _tau), "count by variances"),
+    (_merged(_lam, lambda s, n: _tau(s, n)**2), "that is its square"),
+    (_merged(_lam, lambda s, n: (s**2 + n**2)**0.5), "know more than each"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #3edab0d2
 two_looks = Exercise(
     "two_looks", "10_sampling", "one look (m, tau) that is worth both",
-    (_even_looks, _two_looks), (
-        (_merged(lambda s, n: n**2/(s**2 + n**2), _tau), "weights are exchanged"),
-        (_merged(lambda s, n: s/(s + n), _tau), "count by variances"),
-        (_merged(_lam, lambda s, n: _tau(s, n)**2), "that is its square"),
-        (_merged(_lam, lambda s, n: (s**2 + n**2)**0.5), "know more than each")))
+    (_even_looks, _two_looks), _wrong_two_looks)
 
-# %% ../nbs/24_answers_diffusion.ipynb #18a932c4
+# %% ../nbs/24_answers_diffusion.ipynb #5d138a92
+def _like_samples_needed(db, want):
+    return {
+        "so many are not yet enough: round up": want - 1,
+        "decibels of a squared error are 10 log10": math.floor(1/(10**(db/20) - 1)) + 1,
+        "decibels use the logarithm to base 10": math.floor(1/math.expm1(db/10)) + 1}
+
+# %% ../nbs/24_answers_diffusion.ipynb #e901c298
 def _samples_needed(f, g):
     db = number(g, 0.05, 0.6)
     want = next(k for k in range(1, 1000) if 10*math.log10(1 + 1/k) < db)
-    like = {"so many are not yet enough: round up": want - 1,
-            "decibels of a squared error are 10 log10": math.floor(1/(10**(db/20) - 1)) + 1,
-            "decibels use the logarithm to base 10": math.floor(1/math.expm1(db/10)) + 1}
+    like = _like_samples_needed(db, want)
     got = f(db)
     return first(differs(got, want, f"{db:.3f} dB", like, tol=1e-9),
                  unless(isinstance(got, int), "a number of samples is whole: return an int"))
 
-# %% ../nbs/24_answers_diffusion.ipynb #16a2119e
+# %% ../nbs/24_answers_diffusion.ipynb #2d843177
+_wrong_samples_needed = (
+    (lambda db: int(1/(10**(db/10) - 1)), "round up"),
+    (lambda db: int(1/(10**(db/20) - 1)) + 1, "are 10 log10"),
+    (lambda db: int(1/(math.exp(db/10) - 1)) + 1, "base 10"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #78fd89b7
 samples_needed = Exercise(
     "samples_needed", "10_sampling", "smallest K whose mean of K samples is less than db worse",
-    (_samples_needed,), (
-        (lambda db: int(1/(10**(db/10) - 1)), "round up"),
-        (lambda db: int(1/(10**(db/20) - 1)) + 1, "are 10 log10"),
-        (lambda db: int(1/(math.exp(db/10) - 1)) + 1, "base 10")))
+    (_samples_needed,), _wrong_samples_needed)
 
-# %% ../nbs/24_answers_diffusion.ipynb #d69aabd1
+# %% ../nbs/24_answers_diffusion.ipynb #c518d789
+def _like_euler_step(D, x, s, d, s_next):
+    return {
+        "the slope is (x - D)/s; you did not divide by s": x + (s_next - s)*d,
+        "noise has to go: the step s_next - s is negative": x + (s - s_next)/s*d,
+        "D is where the path ends, not its slope": x + (s_next - s)*D(x, s),
+        "that is the estimate itself, as if the step went to 0": D(x, s)}
+
+# %% ../nbs/24_answers_diffusion.ipynb #d2cbce1c
 def _euler_step(f, g):
     x, s, k = noise(g, 1, 1, 4, 4), number(g, 1, 3), number(g, 0.2, 0.7)
     def D(x, sigma): return x/(1 + sigma**2)
     d, s_next = x - D(x, s), s*k
-    like = {"the slope is (x - D)/s; you did not divide by s": x + (s_next - s)*d,
-            "noise has to go: the step s_next - s is negative": x + (s - s_next)/s*d,
-            "D is where the path ends, not its slope": x + (s_next - s)*D(x, s),
-            "that is the estimate itself, as if the step went to 0": D(x, s)}
+    like = _like_euler_step(D, x, s, d, s_next)
     at = f"s = {s:.2f}, s_next = {s_next:.2f}"
     return differs(f(D, x, s, s_next), ddim(D, x, [s, s_next], None), at, like)
 
-# %% ../nbs/24_answers_diffusion.ipynb #3702c404
+# %% ../nbs/24_answers_diffusion.ipynb #05ded628
+_wrong_euler_step = (
+    (lambda D, x, s, to: x + (to - s)*(x - D(x, s)), "did not divide"),
+    (lambda D, x, s, to: x - (to - s)/s*(x - D(x, s)), "noise has to go"),
+    (lambda D, x, s, to: x + (to - s)*D(x, s), "not its slope"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #566c51e6
 euler_step = Exercise(
     "euler_step", "11_solvers", "Euler's step of dx/ds = (x - D(x, s))/s",
-    (_euler_step,), (
-        (lambda D, x, s, to: x + (to - s)*(x - D(x, s)), "did not divide"),
-        (lambda D, x, s, to: x - (to - s)/s*(x - D(x, s)), "noise has to go"),
-        (lambda D, x, s, to: x + (to - s)*D(x, s), "not its slope")))
+    (_euler_step,), _wrong_euler_step)
 
-# %% ../nbs/24_answers_diffusion.ipynb #b2d1bf6c
+# %% ../nbs/24_answers_diffusion.ipynb #489d5774
+def _like_calls_needed(n, ratio, p):
+    return {
+        "with order p the error falls like n**-p, so n grows with the root of the ratio": n*ratio,
+        "the root, not the power": n*ratio**p,
+        "a smaller error takes more calls": n*ratio**(-1/p)}
+
+# %% ../nbs/24_answers_diffusion.ipynb #faf1a56f
 def _calls_needed(f, g):
     n, error, ratio, p = _whole(g, 8, 64), number(g, 0.01, 0.1), number(g, 2, 20), _whole(g, 2, 5)
     target = error/ratio
-    like = {"with order p the error falls like n**-p, so n grows with the root of the ratio": n*ratio,
-            "the root, not the power": n*ratio**p, "a smaller error takes more calls": n*ratio**(-1/p)}
+    like = _like_calls_needed(n, ratio, p)
     at = f"{n} calls, error {error:.3f}, target {target:.4f}, order {p}"
     return differs(f(n, error, target, p), n*ratio**(1/p), at, like)
 
-# %% ../nbs/24_answers_diffusion.ipynb #963d59ff
+# %% ../nbs/24_answers_diffusion.ipynb #0a484ac8
+_wrong_calls_needed = (
+    (lambda n, e, target, p: n*e/target, "root of the ratio"),
+    (lambda n, e, target, p: n*(e/target)**p, "not the power"),
+    (lambda n, e, target, p: n*(target/e)**(1/p), "takes more calls"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #b73a0c2d
 calls_needed = Exercise(
     "calls_needed", "11_solvers", "calls at which a solver of an order reaches a target error",
-    (_calls_needed,), (
-        (lambda n, e, target, p: n*e/target, "root of the ratio"),
-        (lambda n, e, target, p: n*(e/target)**p, "not the power"),
-        (lambda n, e, target, p: n*(target/e)**(1/p), "takes more calls")))
+    (_calls_needed,), _wrong_calls_needed)
 
-# %% ../nbs/24_answers_diffusion.ipynb #c19c5174
+# %% ../nbs/24_answers_diffusion.ipynb #de6c7d11
+def _like_v_of_z(x0, z, a, s, x_t):
+    return {
+        "v = alpha z - sigma x0, with the clean image: x_t is noisy": a*z - s*x_t,
+        "v has a minus: alpha z - sigma x0": a*z + s*x0,
+        "alpha and sigma are exchanged": s*z - a*x0,
+        "x0 is (x_t - sigma z)/alpha; you did not divide by alpha": a*z - s*(x_t - s*z)}
+
+# %% ../nbs/24_answers_diffusion.ipynb #c28bed55
 def _v_of_z(f, g):
     x0, z, a = noise(g, 5), noise(g, 5), number(g, 0.2, 0.9)
     s = (1 - a**2)**0.5
     x_t = a*x0 + s*z
-    like = {"v = alpha z - sigma x0, with the clean image: x_t is noisy": a*z - s*x_t,
-            "v has a minus: alpha z - sigma x0": a*z + s*x0, "alpha and sigma are exchanged": s*z - a*x0,
-            "x0 is (x_t - sigma z)/alpha; you did not divide by alpha": a*z - s*(x_t - s*z)}
+    like = _like_v_of_z(x0, z, a, s, x_t)
     return differs(f(z, x_t, a, s), a*z - s*x0, f"alpha = {a:.2f}, sigma = {s:.2f}", like)
 
-# %% ../nbs/24_answers_diffusion.ipynb #319dac1c
+# %% ../nbs/24_answers_diffusion.ipynb #3192eec1
+_wrong_v_of_z = (
+    (lambda z, x, a, s: a*z - s*x, "x_t is noisy"),
+    (lambda z, x, a, s: a*z + s*(x - s*z)/a, "has a minus"),
+    (lambda z, x, a, s: a*z - s*(x - s*z), "did not divide"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #2b5e61c2
 v_of_z = Exercise(
     "v_of_z", "12_network", "the v that belongs to a predicted z",
-    (_v_of_z,), (
-        (lambda z, x, a, s: a*z - s*x, "x_t is noisy"),
-        (lambda z, x, a, s: a*z + s*(x - s*z)/a, "has a minus"),
-        (lambda z, x, a, s: a*z - s*(x - s*z), "did not divide")))
+    (_v_of_z,), _wrong_v_of_z)
 
-# %% ../nbs/24_answers_diffusion.ipynb #69e4eae4
+# %% ../nbs/24_answers_diffusion.ipynb #d7b45842
+def _like_reach(cells, want):
+    return {
+        "that is the whole width, both sides and the pixel itself": 2*want + 1,
+        "both sides together": 2*want,
+        "a kernel of 3 on cells of c pixels reaches c pixels further, not 1": len(cells)}
+
+# %% ../nbs/24_answers_diffusion.ipynb #20826efc
 def _reach(f, g):
     cells = [2**_whole(g, 0, 3) for _ in range(_whole(g, 3, 7))]
     x = torch.zeros(1, 1, 201)
     x[..., 100] = 1
     for c in cells: x = nn.functional.conv1d(x, torch.ones(1, 1, 3), padding=c, dilation=c)
     want = x[0, 0].nonzero().max().item() - 100
-    like = {"that is the whole width, both sides and the pixel itself": 2*want + 1,
-            "both sides together": 2*want,
-            "a kernel of 3 on cells of c pixels reaches c pixels further, not 1": len(cells)}
+    like = _like_reach(cells, want)
     return differs(f(cells), want, f"cells = {cells}", like, tol=1e-9)
 
-# %% ../nbs/24_answers_diffusion.ipynb #03a0c8f9
+# %% ../nbs/24_answers_diffusion.ipynb #4869299b
+_wrong_reach = (
+    (lambda cells: 2*sum(cells) + 1, "whole width"),
+    (len, "not 1"),
+    (lambda cells: 2*sum(cells), "both sides together"))
+
+# %% ../nbs/24_answers_diffusion.ipynb #a241de91
 reach = Exercise(
     "reach", "12_network", "pixels to each side that a stack of 3-kernels sees",
-    (_reach,), (
-        (lambda cells: 2*sum(cells) + 1, "whole width"), (len, "not 1"),
-        (lambda cells: 2*sum(cells), "both sides together")))
+    (_reach,), _wrong_reach)
 
 # %% ../nbs/24_answers_diffusion.ipynb #261654fe
 DIFFUSION = (

@@ -13,38 +13,56 @@ import torch
 from .answers import Exercise, differs, noise, number, unless
 from .data import add_noise
 
-# %% ../nbs/24_answers_problem.ipynb #812f295d
+# %% ../nbs/24_answers_problem.ipynb #b275b90b
+def _like_white_bias(mean):
+    return {
+        "clipping from above makes a white pixel darker, so the sign is minus": mean,
+        "that is the mean of the noise below white; the other half of the pixels has none":
+            -2*mean,
+        "as much is lost above as is left below: clipping is not symmetric at white": 0}
+
+# %% ../nbs/24_answers_problem.ipynb #bec85316
 def _white_bias(f, g):
     s, white = number(g, 0.1, 0.5), torch.ones(1, 1, 400, 400)
     want = (add_noise(white, s, g).clamp(-1, 1) - 1).mean()
     mean = s/math.sqrt(2*math.pi)
-    like = {"clipping from above makes a white pixel darker, so the sign is minus": mean,
-            "that is the mean of the noise below white; the other half of the pixels has none": -2*mean,
-            "as much is lost above as is left below: clipping is not symmetric at white": 0}
+    like = _like_white_bias(mean)
     return differs(f(s), want, f"sigma_n = {s:.3f}", like, tol=0.02)
 
-# %% ../nbs/24_answers_problem.ipynb #ca2b14e6
+# %% ../nbs/24_answers_problem.ipynb #a90669cd
+_wrong_white_bias = (
+    (lambda s: s/math.sqrt(2*math.pi), "sign is minus"),
+    (lambda s: -s*math.sqrt(2/math.pi), "other half of the pixels"),
+    (lambda s: 0.0, "not symmetric at white"))
+
+# %% ../nbs/24_answers_problem.ipynb #ae1ca4d8
 white_bias = Exercise(
     "white_bias", "01_data", "mean of the noise that clipping leaves on a white pixel",
-    (_white_bias,), (
-        (lambda s: s/math.sqrt(2*math.pi), "sign is minus"),
-        (lambda s: -s*math.sqrt(2/math.pi), "other half of the pixels"),
-        (lambda s: 0.0, "not symmetric at white")))
+    (_white_bias,), _wrong_white_bias)
 
-# %% ../nbs/24_answers_problem.ipynb #3ef71d74
+# %% ../nbs/24_answers_problem.ipynb #ab024d61
+def _like_dose_share(now, then):
+    return {
+        "noise falls with the root of the dose, so the share is a square": now/then,
+        "more noise takes less dose, not more": (then/now)**2,
+        "the noise itself is not a share; it belongs under the square as a ratio":
+            (then - now)/then}
+
+# %% ../nbs/24_answers_problem.ipynb #2a69edb2
 def _dose_share(f, g):
     now, then = number(g, 10, 20), number(g, 25, 80)
-    like = {"noise falls with the root of the dose, so the share is a square": now/then,
-            "more noise takes less dose, not more": (then/now)**2,
-            "the noise itself is not a share; it belongs under the square as a ratio": (then - now)/then}
+    like = _like_dose_share(now, then)
     return differs(f(now, then), (now/then)**2, f"{now:.1f} HU now and {then:.1f} HU then", like)
 
-# %% ../nbs/24_answers_problem.ipynb #5eaada21
+# %% ../nbs/24_answers_problem.ipynb #8c826f77
+_wrong_dose_share = (
+    (lambda now, then: now/then, "root of the dose"),
+    (lambda now, then: (then/now)**2, "takes less dose"))
+
+# %% ../nbs/24_answers_problem.ipynb #4598eb15
 dose_share = Exercise(
     "dose_share", "01_data", "share of the dose at which noise of noise_now becomes noise_then",
-    (_dose_share,), (
-        (lambda now, then: now/then, "root of the dose"),
-        (lambda now, then: (then/now)**2, "takes less dose")))
+    (_dose_share,), _wrong_dose_share)
 
 # %% ../nbs/24_answers_problem.ipynb #ec5c1b38
 def _quantiles(n=20001):
@@ -52,41 +70,60 @@ def _quantiles(n=20001):
     p = (torch.arange(n, dtype=torch.float64) + 0.5)/n
     return math.sqrt(2)*torch.erfinv(2*p - 1)
 
-# %% ../nbs/24_answers_problem.ipynb #89f8dc9d
+# %% ../nbs/24_answers_problem.ipynb #3d977910
+def _like_clipped_mse(v, s, x, kept):
+    return {
+        "that is the error before clipping": s**2,
+        "you clip above 1 only; the other end is at -1": (x.clamp(max=1) - v).square().mean(),
+        "you clip below -1 only; the other end is at 1": (x.clamp(min=-1) - v).square().mean(),
+        "that is the variance of the clipped pixel; its bias belongs to the error as well":
+            kept.var()}
+
+# %% ../nbs/24_answers_problem.ipynb #8d953f7a
 def _clipped_mse(f, g):
     v, s, z = number(g, -0.5, 0.5), number(g, 0.5, 0.9), _quantiles()
     x = v + s*z
     kept = x.clamp(-1, 1)
-    like = {"that is the error before clipping": s**2,
-            "you clip above 1 only; the other end is at -1": (x.clamp(max=1) - v).square().mean(),
-            "you clip below -1 only; the other end is at 1": (x.clamp(min=-1) - v).square().mean(),
-            "that is the variance of the clipped pixel; its bias belongs to the error as well": kept.var()}
-    return differs(f(v, s), (kept - v).square().mean(), f"v = {v:.3f}, sigma = {s:.3f}", like, tol=2e-3)
+    like = _like_clipped_mse(v, s, x, kept)
+    at = f"v = {v:.3f}, sigma = {s:.3f}"
+    return differs(f(v, s), (kept - v).square().mean(), at, like, tol=2e-3)
 
-# %% ../nbs/24_answers_problem.ipynb #f8c4223b
+# %% ../nbs/24_answers_problem.ipynb #3c3320db
+_wrong_clipped_mse = (
+    (lambda v, s: s**2, "before clipping"),
+    (lambda v, s: ((v + s*_quantiles()).clamp(max=1) - v).square().mean(), "clip above 1 only"),
+    (lambda v, s: (v + s*_quantiles()).clamp(-1, 1).var(), "bias belongs"))
+
+# %% ../nbs/24_answers_problem.ipynb #f9499358
 clipped_mse = Exercise(
     "clipped_mse", "02_scores", "expected squared error of a pixel of value v after clipping",
-    (_clipped_mse,), (
-        (lambda v, s: s**2, "before clipping"),
-        (lambda v, s: ((v + s*_quantiles()).clamp(max=1) - v).square().mean(), "clip above 1 only"),
-        (lambda v, s: (v + s*_quantiles()).clamp(-1, 1).var(), "bias belongs")))
+    (_clipped_mse,), _wrong_clipped_mse)
 
-# %% ../nbs/24_answers_problem.ipynb #b36888ea
+# %% ../nbs/24_answers_problem.ipynb #d87f439a
+def _like_patches_needed(sd, half, n):
+    return {
+        "95 % take 1.96 standard errors to each side, you took one": (sd/half)**2,
+        "the interval shrinks with the root of the number, so the number is a square":
+            1.96*sd/half,
+        "half_width is one side of the interval; you took it for both": 4*n}
+
+# %% ../nbs/24_answers_problem.ipynb #977514dc
 def _patches_needed(f, g):
     sd, half = number(g, 0.5, 3), number(g, 0.05, 0.3)
     n = (1.96*sd/half)**2
-    like = {"95 % take 1.96 standard errors to each side, you took one": (sd/half)**2,
-            "the interval shrinks with the root of the number, so the number is a square": 1.96*sd/half,
-            "half_width is one side of the interval; you took it for both": 4*n}
+    like = _like_patches_needed(sd, half, n)
     return differs(f(sd, half), n, f"sd = {sd:.2f}, half_width = {half:.2f}", like, tol=2e-3)
 
-# %% ../nbs/24_answers_problem.ipynb #48305e36
+# %% ../nbs/24_answers_problem.ipynb #bf3b7086
+_wrong_patches_needed = (
+    (lambda sd, half: (sd/half)**2, "1.96 standard errors"),
+    (lambda sd, half: 1.96*sd/half, "number is a square"),
+    (lambda sd, half: (2*1.96*sd/half)**2, "took it for both"))
+
+# %% ../nbs/24_answers_problem.ipynb #67e840c3
 patches_needed = Exercise(
     "patches_needed", "02_scores", "patches for a 95 % interval of mean +- half_width",
-    (_patches_needed,), (
-        (lambda sd, half: (sd/half)**2, "1.96 standard errors"),
-        (lambda sd, half: 1.96*sd/half, "number is a square"),
-        (lambda sd, half: (2*1.96*sd/half)**2, "took it for both")))
+    (_patches_needed,), _wrong_patches_needed)
 
 # %% ../nbs/24_answers_problem.ipynb #ddf272a0
 def _prior(g):
@@ -101,14 +138,19 @@ def _shrunk(x, gain, m, back=1):
     "Fourier coefficients of x - m times a gain, and m added again, or not."
     return back*m + torch.fft.ifft2(gain*torch.fft.fft2(x - m)).real
 
-# %% ../nbs/24_answers_problem.ipynb #1139436a
+# %% ../nbs/24_answers_problem.ipynb #2ee26ea6
+def _like_wiener_filter(x, m, S, s, gain):
+    return {
+        "S is a power, so it stands beside the variance sigma**2": _shrunk(x, S/(S + s), m),
+        "the mean m that you subtracted is not added again": _shrunk(x, gain, m, 0),
+        "m has to be subtracted first: only what differs from it is shrunk": _shrunk(x, gain, 0*m),
+        "that keeps the noise's share; the image's is S/(S + sigma**2)": _shrunk(x, 1 - gain, m)}
+
+# %% ../nbs/24_answers_problem.ipynb #feafd404
 def _wiener_filter(f, g):
     (x, m, S), s = _prior(g), number(g, 0.3, 3)
     gain = S/(S + s**2)
-    like = {"S is a power, so it stands beside the variance sigma**2": _shrunk(x, S/(S + s), m),
-            "the mean m that you subtracted is not added again": _shrunk(x, gain, m, 0),
-            "m has to be subtracted first: only what differs from it is shrunk": _shrunk(x, gain, 0*m),
-            "that keeps the noise's share; the image's is S/(S + sigma**2)": _shrunk(x, 1 - gain, m)}
+    like = _like_wiener_filter(x, m, S, s, gain)
     return differs(f(x, s, m, S), _shrunk(x, gain, m), f"sigma = {s:.2f}", like)
 
 # %% ../nbs/24_answers_problem.ipynb #0cb9e97d
@@ -117,29 +159,37 @@ def _wiener_levels(f, g):
     each = torch.cat([_shrunk(x[i:i+1], S/(S + s[i]**2), m) for i in range(3)])
     return differs(f(x, s, m, S), each, "three images with a level each (.view(-1, 1, 1, 1))")
 
-# %% ../nbs/24_answers_problem.ipynb #3b69dd87
+# %% ../nbs/24_answers_problem.ipynb #429ead9f
+_wrong_wiener_filter = (
+    (lambda x, s, m, S: _shrunk(x, S/(S + s), m), "S is a power"),
+    (lambda x, s, m, S: _shrunk(x, S/(S + s**2), m, 0), "not added again"),
+    (lambda x, s, m, S: _shrunk(x, S/(S + torch.as_tensor(s).mean()**2), m), "a level each"))
+
+# %% ../nbs/24_answers_problem.ipynb #a7a3ec8b
 wiener_filter = Exercise(
     "wiener_filter", "03_baselines", "E[x0 | x] for a Gaussian of mean m and power spectrum S",
-    (_wiener_filter, _wiener_levels), (
-        (lambda x, s, m, S: _shrunk(x, S/(S + s), m), "S is a power"),
-        (lambda x, s, m, S: _shrunk(x, S/(S + s**2), m, 0), "not added again"),
-        (lambda x, s, m, S: _shrunk(x, S/(S + torch.as_tensor(s).mean()**2), m), "a level each")))
+    (_wiener_filter, _wiener_levels), _wrong_wiener_filter)
 
-# %% ../nbs/24_answers_problem.ipynb #ce07dea3
+# %% ../nbs/24_answers_problem.ipynb #b95b3b33
+def _like_estimate_level(s):
+    return {
+        "the median of absolute normal values is 0.6745, not 1: divide by it": 0.6745*s,
+        "take the median of the absolute values; that is their mean": 0.7979*s/0.6745,
+        "you divide a standard deviation: only the median has to be divided": s/0.6745}
+
+# %% ../nbs/24_answers_problem.ipynb #89275a81
 def _estimate_level(f, g):
     s = number(g, 0.05, 2)
     image = (s*noise(g, 128, 128)).numpy()
-    like = {"the median of absolute normal values is 0.6745, not 1: divide by it": 0.6745*s,
-            "take the median of the absolute values; that is their mean": 0.7979*s/0.6745,
-            "you divide a standard deviation: only the median has to be divided": s/0.6745}
+    like = _like_estimate_level(s)
     return differs(f(image), s, f"white noise of sigma = {s:.3f}", like, tol=0.07)
 
-# %% ../nbs/24_answers_problem.ipynb #1d646ba6
+# %% ../nbs/24_answers_problem.ipynb #8b8ea962
 def _estimate_edges(f, g):
     s, image = number(g, 0.05, 2), noise(g, 128, 128)
     image.view(-1)[torch.randperm(128**2, generator=g)[:5]] += 100
     got = f((s*image).numpy())
-    why = f"five bright pixels move the estimate from {s:.3f} to {got:.3f}; a median they could not move"
+    why = f"five bright pixels move the estimate from {s:.3f} to {got:.3f}; take a median"
     return unless(abs(got/s - 1) < 0.1, why)
 
 # %% ../nbs/24_answers_problem.ipynb #81b6a336
@@ -147,31 +197,43 @@ def _finest(image):
     import pywt
     return abs(pywt.dwt2(image, "sym4")[1][2])
 
-# %% ../nbs/24_answers_problem.ipynb #b69af693
+# %% ../nbs/24_answers_problem.ipynb #a8208947
+_wrong_estimate_level = (
+    (lambda image: np.median(_finest(image)), "absolute normal values"),
+    (lambda image: _finest(image).mean()/0.6745, "that is their mean"),
+    (lambda image: np.sqrt((_finest(image)**2).mean()), "five bright pixels"))
+
+# %% ../nbs/24_answers_problem.ipynb #2a76e687
 estimate_level = Exercise(
     "estimate_level", "03_baselines", "standard deviation of the white noise in an image (H,W)",
-    (_estimate_level, _estimate_edges), (
-        (lambda image: np.median(_finest(image)), "absolute normal values"),
-        (lambda image: _finest(image).mean()/0.6745, "that is their mean"),
-        (lambda image: np.sqrt((_finest(image)**2).mean()), "five bright pixels")))
+    (_estimate_level, _estimate_edges), _wrong_estimate_level)
 
-# %% ../nbs/24_answers_problem.ipynb #6c0dffe6
+# %% ../nbs/24_answers_problem.ipynb #d9da0f0f
+def _like_shared_noise(d, whole):
+    return {
+        "noise levels are standard deviations; their squares compare": 1 - d/whole,
+        "that is what they do not share, 1 - rho": (d/whole)**2}
+
+# %% ../nbs/24_answers_problem.ipynb #f1bb6aff
 def _shared_noise(f, g):
     s, rho = number(g, 5, 30), number(g, 0.1, 0.8)
     n = noise(g, 3, 200_000)
     a, b = (s*(rho**0.5*n[0] + (1 - rho)**0.5*other) for other in n[1:])
     d, whole = ((a - b)/2**0.5).std().item(), a.std().item()
-    like = {"noise levels are standard deviations; their squares compare": 1 - d/whole,
-            "that is what they do not share, 1 - rho": (d/whole)**2}
+    like = _like_shared_noise(d, whole)
     return differs(f(d, whole), rho, f"difference {d:.2f} HU, whole {whole:.2f} HU", like, tol=0.03)
 
-# %% ../nbs/24_answers_problem.ipynb #2a9528e5
+# %% ../nbs/24_answers_problem.ipynb #b224a0fe
+_wrong_shared_noise = (
+    (lambda d, whole: 1 - d/whole, "squares compare"),
+    (lambda d, whole: (d/whole)**2, "do not share"))
+
+# %% ../nbs/24_answers_problem.ipynb #5c71f9f5
 shared_noise = Exercise(
     "shared_noise", "03_quality", "rho, from the noise of (a - b)/sqrt(2) and that of one slice",
-    (_shared_noise,), (
-        (lambda d, whole: 1 - d/whole, "squares compare"), (lambda d, whole: (d/whole)**2, "do not share")))
+    (_shared_noise,), _wrong_shared_noise)
 
-# %% ../nbs/24_answers_problem.ipynb #3e67d06c
+# %% ../nbs/24_answers_problem.ipynb #5e50a9d1
 def _edge_mtf(f, g):
     width, step, height = number(g, 0.5, 1.0), 0.125, number(g, 2, 50)
     x = step*(torch.arange(129, dtype=torch.float64) - 64)
@@ -179,7 +241,8 @@ def _edge_mtf(f, g):
     freq = torch.fft.rfftfreq(128, step, dtype=torch.float64)
     want = torch.exp(-2*(math.pi*width*freq)**2)*torch.sinc(freq*step)
     at = f"an edge of height {height:.1f} and width {width:.2f} px"
-    return differs(f(edge, step), (freq, want), at, _edge_mistakes(edge, freq, want, height), tol=1e-3)
+    like = _edge_mistakes(edge, freq, want, height)
+    return differs(f(edge, step), (freq, want), at, like, tol=1e-3)
 
 # %% ../nbs/24_answers_problem.ipynb #1bf3f451
 def _edge_mistakes(edge, freq, want, height):
@@ -202,12 +265,16 @@ def _as_power(edge, step):
     freq, power = _line_transform(edge, step, 2)
     return freq, power/power[0]
 
-# %% ../nbs/24_answers_problem.ipynb #4028db25
+# %% ../nbs/24_answers_problem.ipynb #83092abe
+_wrong_edge_mtf = (
+    (_line_transform, "1 at frequency 0"),
+    (_as_power, "is the magnitude"),
+    (_of_whole, "differences first"))
+
+# %% ../nbs/24_answers_problem.ipynb #0c308f59
 edge_mtf = Exercise(
     "edge_mtf", "03_quality", "frequencies (cycles/pixel) and MTF, from samples across an edge",
-    (_edge_mtf,), (
-        (_line_transform, "1 at frequency 0"), (_as_power, "is the magnitude"),
-        (_of_whole, "differences first")))
+    (_edge_mtf,), _wrong_edge_mtf)
 
 # %% ../nbs/24_answers_problem.ipynb #05995c36
 PROBLEM = (white_bias, dose_share, clipped_mse, patches_needed, wiener_filter, estimate_level,

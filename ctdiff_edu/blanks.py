@@ -52,7 +52,7 @@ def _stored(node):
     imports = [a for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names]
     return names | {(a.asname or a.name).split(".")[0] for a in imports}
 
-# %% ../nbs/26_blanks.ipynb #cdb2a0d8
+# %% ../nbs/26_blanks.ipynb #cb822b20
 def _loaded(node):
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
 
@@ -61,16 +61,29 @@ def _inner(node):
     scopes = [n for n in ast.walk(node) if isinstance(n, SCOPES)]
     return set().union(*(_stored(n) - {getattr(n, "name", None)} for n in scopes))
 
-SCOPES = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+SCOPES = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp,
+          ast.GeneratorExp)
 
-# %% ../nbs/26_blanks.ipynb #6860fd72
+# %% ../nbs/26_blanks.ipynb #6143d49a
+def _in_order(nodes):
+    "Pieces of syntax in the order in which they run: a loop's iterable, its variable, its body."
+    for node in nodes:
+        blocks = [getattr(node, name, None) for name in ("body", "handlers", "orelse", "finalbody")]
+        if isinstance(node, SCOPES) or not isinstance(blocks[0], list):
+            yield node
+            continue
+        heads = [getattr(node, name, None) for name in ("iter", "target", "test", "type")]
+        yield from [head for head in (*heads, *getattr(node, "items", ())) if head]
+        for block in blocks: yield from _in_order(block or ())
+
+# %% ../nbs/26_blanks.ipynb #ae297b76
 @functools.cache
 def names_in(
     source,  # of a cell
 ) -> tuple[frozenset, frozenset]:  # names that must be there before it, names that are there after it
     "What a cell needs and what it defines."
     needs, defines = set(), set()
-    for node in _parsed(source):
+    for node in _in_order(_parsed(source)):
         inner = _inner(node)
         needs |= _loaded(node) - inner - defines
         defines |= _stored(node) - inner

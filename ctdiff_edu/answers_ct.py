@@ -20,9 +20,10 @@ def _like_clipped_share(s, above, below):
         "that is the share that stays": 1 - above - below,
         "a pixel of value v is nearer to one end than to the other": 2*(1 - _phi(1/s))}
 
-# %% ../nbs/24_answers_ct.ipynb #4087e781
+# %% ../nbs/24_answers_ct.ipynb #7a4ce66e
 def _phi(x): return 0.5*(1 + math.erf(x/math.sqrt(2)))
 
+# %% ../nbs/24_answers_ct.ipynb #d0a75a13
 def _clipped_share(f, g):
     v, s = number(g, -0.5, 0.5), number(g, 0.4, 1)
     above, below = 1 - _phi((1 - v)/s), _phi((-1 - v)/s)

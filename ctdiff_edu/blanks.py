@@ -23,14 +23,19 @@ def exercise_in(
     found = re.search(r"^#\|\s*exercise:\s*(\w+)", source, re.M)
     return found[1] if found else ""
 
-# %% ../nbs/26_blanks.ipynb #b2f3b55d
+# %% ../nbs/26_blanks.ipynb #8555325c
+def _is_one(body, name):
+    "Whether the syntax of a cell is one function of this name, with a docstring."
+    if len(body) != 1 or not isinstance(body[0], ast.FunctionDef): return False
+    return body[0].name == name and bool(ast.get_docstring(body[0]))
+
+# %% ../nbs/26_blanks.ipynb #d086ed97
 def blank(
     source,  # of a cell that solves an exercise
 ) -> str:
     "The cell without the function's body; ValueError unless it is one function with a docstring."
     name, body = exercise_in(source), ast.parse(source).body
-    one = len(body) == 1 and isinstance(body[0], ast.FunctionDef) and body[0].name == name
-    if not one or not ast.get_docstring(body[0]):
+    if not _is_one(body, name):
         raise ValueError(f"{name}: got another cell, want one function of that name with a docstring")
     kept = source.splitlines()[:body[0].body[0].end_lineno]
     return "\n".join([*kept, f'    raise NotImplementedError("{name}")  # your code instead'])
@@ -42,20 +47,24 @@ def _parsed(source):
     try: return ast.parse("\n".join(lines)).body
     except SyntaxError: return []
 
-# %% ../nbs/26_blanks.ipynb #d77aa0f4
+# %% ../nbs/26_blanks.ipynb #7fd2beba
 def _stored(node):
     "Names that a piece of syntax gives a value to, and those that it only gives inside of itself."
     nodes, own = list(ast.walk(node)), (ast.FunctionDef, ast.ClassDef)
     names = {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
     names |= {n.name for n in nodes if isinstance(n, own)}
-    names |= {n.arg for n in nodes if isinstance(n, ast.arg)}
-    imports = [a for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names]
-    return names | {(a.asname or a.name).split(".")[0] for a in imports}
+    return names | {n.arg for n in nodes if isinstance(n, ast.arg)} | _imported(nodes)
 
-# %% ../nbs/26_blanks.ipynb #cb822b20
+# %% ../nbs/26_blanks.ipynb #69434321
+def _imported(nodes):
+    imports = [a for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names]
+    return {(a.asname or a.name).split(".")[0] for a in imports}
+
+# %% ../nbs/26_blanks.ipynb #f2772e15
 def _loaded(node):
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
 
+# %% ../nbs/26_blanks.ipynb #a5532a20
 def _inner(node):
     "Names that live inside of functions and comprehensions only."
     scopes = [n for n in ast.walk(node) if isinstance(n, SCOPES)]
@@ -64,17 +73,19 @@ def _inner(node):
 SCOPES = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp,
           ast.GeneratorExp)
 
-# %% ../nbs/26_blanks.ipynb #6143d49a
+# %% ../nbs/26_blanks.ipynb #5c066442
 def _in_order(nodes):
     "Pieces of syntax in the order in which they run: a loop's iterable, its variable, its body."
     for node in nodes:
-        blocks = [getattr(node, name, None) for name in ("body", "handlers", "orelse", "finalbody")]
-        if isinstance(node, SCOPES) or not isinstance(blocks[0], list):
-            yield node
-            continue
-        heads = [getattr(node, name, None) for name in ("iter", "target", "test", "type")]
-        yield from [head for head in (*heads, *getattr(node, "items", ())) if head]
-        for block in blocks: yield from _in_order(block or ())
+        plain = isinstance(node, SCOPES) or not isinstance(getattr(node, "body", None), list)
+        yield from [node] if plain else _taken_apart(node)
+
+# %% ../nbs/26_blanks.ipynb #ebf77662
+def _taken_apart(node):
+    heads = [getattr(node, name, None) for name in ("iter", "target", "test", "type")]
+    yield from [head for head in (*heads, *getattr(node, "items", ())) if head]
+    for name in ("body", "handlers", "orelse", "finalbody"):
+        yield from _in_order(getattr(node, name, ()))
 
 # %% ../nbs/26_blanks.ipynb #ae297b76
 @functools.cache
@@ -145,7 +156,7 @@ def _answered(cells, i, solution):
         if exercise_in("".join(cell["source"])): return True
     return False
 
-# %% ../nbs/26_blanks.ipynb #994d8be7
+# %% ../nbs/26_blanks.ipynb #e569acc2
 def _student_cell(cell, checked, blanks):
     "One cell of the student edition."
     source = "".join(cell["source"])
@@ -156,11 +167,13 @@ def _student_cell(cell, checked, blanks):
     empty = dict(outputs=[], execution_count=None, metadata=cell["metadata"] | tags)
     return cell | empty | dict(source=_lines(source))
 
+# %% ../nbs/26_blanks.ipynb #d4fc82ab
 def _lines(source): return source.splitlines(keepends=True)
 
-# %% ../nbs/26_blanks.ipynb #8d48d88e
+# %% ../nbs/26_blanks.ipynb #260aa4d2
 SPOILERS = ("24_answers", "26_")  # how the names of pages begin that the student edition does without
 
+# %% ../nbs/26_blanks.ipynb #fb0aec8d
 def student_files():  # (name, bytes) of one file after the other
     "The files of the student edition: lessons with blanks, and the tables that they show."
     for name, data in lesson_files():
@@ -168,19 +181,26 @@ def student_files():  # (name, bytes) of one file after the other
         if b"## Solution" in data: data = as_json(student_edition(json.loads(data)))
         yield name, data
 
-# %% ../nbs/26_blanks.ipynb #ad7af5e1
+# %% ../nbs/26_blanks.ipynb #123c679a
+def _write(files, folder):
+    "Write files by their names."
+    from ctdiff_edu.files import write_whole
+    for name, data in files.items():
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(folder/name, lambda f: f.write(data))
+
+# %% ../nbs/26_blanks.ipynb #2e85e887
+def _count(files): return sum(data.count(b"raise NotImplementedError(") for data in files.values())
+
+# %% ../nbs/26_blanks.ipynb #98458727
 def exercises(
     folder: dict(metavar="DIR"),  # for the lessons; a new one, or an empty one
 ):
     "Write the lessons with blanks in place of the solutions."
-    from ctdiff_edu.files import check_folder, write_whole
+    from ctdiff_edu.files import check_folder
     if Path(folder).is_dir() and any(Path(folder).iterdir()):
         raise ValueError(f"folder: {folder} is not empty, want a new one (answers may be in it)")
     folder, files = check_folder(folder, "folder"), dict(student_files())
-    for name, data in files.items():
-        (folder/name).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(folder/name, lambda f: f.write(data))
+    _write(files, folder)
     say(dict(lessons=f"in {folder}: {len(files)} files, {_count(files)} functions to write"))
     say(dict(next=f"jupyter lab {folder/'index.ipynb'}"))
-
-def _count(files): return sum(data.count(b"raise NotImplementedError(") for data in files.values())

@@ -21,7 +21,7 @@ class Exercise:
     checks: tuple    # functions (f, generator) -> a sentence that says what is wrong, or nothing
     mistakes: tuple  # pairs: a typical wrong answer, and words that it must be told
 
-# %% ../nbs/24_answers.ipynb #65a91b6e
+# %% ../nbs/24_answers.ipynb #4e9844b2
 def differs(
     got,        # what the reader's function gave: a number, a tensor, or a tuple of them
     want,       # what is right
@@ -31,16 +31,19 @@ def differs(
 ) -> str:       # one sentence; empty if it is right
     "What is wrong with a value, by the mistake that gives the same one."
     at = f"for {at} " if at else ""
+    if isinstance(want, tuple) and isinstance(got, list): got = tuple(got)
     form = _form(got, want)
     if form: return f"{at}it gives {form}"
     if _same(got, want, tol): return ""
     why = next((why for why, wrong in (like or {}).items() if _same(got, wrong, tol)), "")
     return f"{why}: {at}{_apart(got, want, tol)}" if why else f"{at}{_apart(got, want, tol)}"
 
-# %% ../nbs/24_answers.ipynb #025377f4
+# %% ../nbs/24_answers.ipynb #abc4a063
 def _parts(v): return v if isinstance(v, tuple) else (v,)
 
-def _float64(v): return torch.as_tensor(v).detach().to("cpu", torch.float64)
+def _float64(v):
+    v = torch.as_tensor(v).detach()
+    return (v.real if v.is_complex() else v).to("cpu", torch.float64)
 
 # %% ../nbs/24_answers.ipynb #55b7c38d
 def _form(got, want):
@@ -50,10 +53,11 @@ def _form(got, want):
         return f"{len(_parts(got))} values, want {len(_parts(want))}"
     return next(filter(None, map(_form_of_one, _parts(got), _parts(want))), "")
 
-# %% ../nbs/24_answers.ipynb #aa02c9cf
+# %% ../nbs/24_answers.ipynb #cc8bcb27
 def _form_of_one(got, want):
     try: g, w = _float64(got), _float64(want)
     except (TypeError, ValueError, RuntimeError): return f"{type(got).__name__}, want numbers"
+    if torch.as_tensor(got).is_complex(): return "complex numbers, want real ones"
     if g.shape != w.shape: return f"shape {tuple(g.shape)}, want {tuple(w.shape)}"
     return "NaN" if g.isnan().any() and not w.isnan().any() else ""
 
@@ -129,17 +133,19 @@ def _said(check, f, seed):
     except NotImplementedError: return "still blank: write its body, run its cell, then this one"
     except _Stopped as e: return f"it stops with {e}"
 
-# %% ../nbs/24_answers.ipynb #6fe4ccf3
+# %% ../nbs/24_answers.ipynb #adf354d5
 class _Stopped(Exception):
     "The error of a reader's function, in a line."
 
 def _watched(f):
     "The function, with its errors marked as its own."
     def call(*args):
-        try: return f(*args)
+        try: return f(*map(_copy, args))
         except NotImplementedError: raise
         except Exception as e: raise _Stopped(_one_line(e)) from e
     return call
+
+def _copy(v): return v.clone() if torch.is_tensor(v) else v
 
 def _one_line(e): return ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Interval', 'Place', 'denoising_sampler', 'gaussian_gain', 'gaussian_sampler', 'ensemble', 'order_interval',
            'student_interval', 'covered', 'ranks', 'uniform_p', 'tarp', 'expected_coverage', 'stretched',
-           'needed_stretch', 'fit_stretch', 'by_patient', 'hoeffding_bentkus', 'risk_bound', 'certified_stretch',
-           'place', 'contrast', 'with_contrast', 'quiet_places', 'verdict']
+           'needed_stretch', 'fit_stretch', 'by_patient', 'spread_bins', 'hoeffding_bentkus', 'risk_bound',
+           'certified_stretch', 'added', 'contradicted', 'place', 'contrast', 'with_contrast', 'quiet_places',
+           'verdict']
 
 # %% ../nbs/19_uncertainty.ipynb #19a00004
 import math
@@ -14,6 +15,7 @@ from collections import namedtuple
 import numpy as np
 import torch
 from scipy import stats
+from .classical import cg_least_squares
 from .scores import Denoiser, interval_columns, mean_interval
 from .sde import GaussianPrior
 from .solvers import posterior_samples
@@ -215,6 +217,21 @@ def by_patient(
     if patients is None: return values
     return np.array([values[np.asarray(patients) == p].mean() for p in dict.fromkeys(patients)])
 
+# %% ../nbs/19_uncertainty.ipynb #19b0001c
+def spread_bins(
+    draws,       # (k,N,...) draws
+    x0,          # (N,...) the truth
+    where=None,  # (N,...) bool: only these pixels
+    bins=8,      # of equally many pixels each
+) -> list[tuple[float, float]]:  # spread, error: root mean squares, narrow ones first
+    "Do pixels whose draws scatter more also have larger errors? In each bin the two should be equal."
+    spread2 = (1 + 1/len(draws))*draws.double().var(0)
+    error2 = (draws.double().mean(0) - x0).square()
+    if where is not None: spread2, error2 = spread2[where], error2[where]
+    order = spread2.flatten().argsort().tensor_split(bins)
+    pairs = [(spread2.flatten()[i], error2.flatten()[i]) for i in order]
+    return [tuple(v.mean().sqrt().item() for v in pair) for pair in pairs]
+
 # %% ../nbs/19_uncertainty.ipynb #19b00010
 def hoeffding_bentkus(
     loss,  # mean loss of n independent patients, each in [0,1]
@@ -262,6 +279,26 @@ def certified_stretch(
         mid = (lo + hi)/2
         lo, hi = (lo, mid) if bound(mid) <= risk else (mid, hi)
     return hi
+
+# %% ../nbs/19_uncertainty.ipynb #19c0000a
+def added(
+    beam,   # `ParallelBeam`
+    x_hat,  # (B,1,size,size) reconstruction
+    x,      # (B,1,size,size) the truth, in the same unit; None: what of x_hat no ray sees
+) -> torch.Tensor:  # (B,1,size,size)
+    "What the prior added wrongly: the part of the error in the null space of the scanner."
+    return beam.null_part(x_hat if x is None else x_hat - x)
+
+# %% ../nbs/19_uncertainty.ipynb #19c0000b
+def contradicted(
+    beam,        # `ParallelBeam`
+    x_hat,       # (B,1,size,size) reconstruction, 1/mm
+    y,           # (B,1,views,bins) line integrals
+    steps=None,  # of conjugate gradients, few for noisy data; None: the pseudo-inverse itself
+) -> torch.Tensor:  # (B,1,size,size), 1/mm
+    "What the data contradict: the smallest change of the image that explains the residual."
+    residual = beam(x_hat) - y
+    return beam.pinv(residual) if steps is None else cg_least_squares(beam, residual, steps)
 
 # %% ../nbs/19_uncertainty.ipynb #19d00002
 Place = namedtuple("Place", "disc ring")

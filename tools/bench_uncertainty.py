@@ -1,4 +1,4 @@
-"""Uncertainty on real slices: python tools/bench_uncertainty.py denoising views lesions [--results DIR] [--prior NAME]
+"""Uncertainty on real slices: python tools/bench_uncertainty.py denoising views lesions [--prior NAME]
 
 denoising: posterior samples of noisy slices in the abdominal window, by the network `small`.
 views: samples of reconstructions from 30 views, by DDS with the network `prior`.
@@ -8,6 +8,7 @@ One slice of each patient, 128x128 pixels. Draws are kept in RESULTS/runs and no
 import argparse
 import hashlib
 import json
+import math
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -30,9 +31,10 @@ from ctdiff_edu.uncertainty import (certified_stretch, contrast, covered, denois
 
 PIXEL = 350/128   # mm: every slice is scanned as if it were 350 mm wide
 SIGMA_N = 0.3     # of [-1,1] in the abdominal window: 60 HU
-K = 6             # draws of a measurement
+K = 6             # draws of a noisy slice
+K_VIEWS = 5       # and of a scan
 SIGMA_Y = 0.01    # noise of a ray without photon noise, as line integral
-DDS = dict(steps=16)
+DDS = dict(steps=16, inner=10)
 SCANS = {"60 views": (60, None), "30 views": (30, None), "15 views": (15, None),
          "30 views, 3000 photons": (30, 3e3)}
 SIZES, CONTRASTS = (6, 12, 24), (50, 150)   # mm, HU
@@ -78,7 +80,7 @@ def quietly(line): "What is known beforehand: some rays are starved."
 # what is drawn
 
 def kept(folder, about, x, make):
-    "An array from its file, or made and kept; the file's name changes with what it depends on, but for the code."
+    "An array from its file, or made and kept; the name changes with what it depends on, but for the code."
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode() + x.numpy().tobytes()).hexdigest()[:16]
     path = folder/"runs"/f"{key}.npz"
     if not path.exists():
@@ -97,12 +99,12 @@ def denoised(net, x, name, folder):
 
 
 def reconstructed(net, scan, mu, name, folder):
-    "Draws (K,1,1,H,W) of one slice in 1/mm; they are made in one batch."
+    "Draws (K_VIEWS,1,1,H,W) of one slice in 1/mm; they are made in one batch."
     def make():
         A, y, sigma = scanned(scan, mu, name)
-        sigma = sigma if isinstance(sigma, float) else sigma.repeat(K, 1, 1, 1)
-        return dds(net.D, A, y.repeat(K, 1, 1, 1), sigma, generator=stream("dds", name), **DDS)[:, None]
-    about = dict(what=f"{scan} {name}", k=K, scan=SCANS[scan], sigma=SIGMA_Y, dds=DDS, net=net.settings)
+        sigma = sigma if isinstance(sigma, float) else sigma.repeat(K_VIEWS, 1, 1, 1)
+        return dds(net.D, A, y.repeat(K_VIEWS, 1, 1, 1), sigma, generator=stream("dds", name), **DDS)[:, None]
+    about = dict(what=f"{scan} {name}", k=K_VIEWS, scan=SCANS[scan], sigma=SIGMA_Y, dds=DDS, net=net.settings)
     return kept(folder, about, mu, make)
 
 
@@ -116,20 +118,29 @@ def calibrated(task, val, test, about):
     rows = list(_coverage_rows(task, "body", val, test, about))
     all_pixels = (s._replace(body=torch.ones_like(s.body)) for s in (val, test))
     rows += _coverage_rows(task, "everywhere", *all_pixels, about)
+    rows += _coverage_rows(task, "means of 8x8", *map(_blocks, (val, test)), about)
     pairs = spread_bins(test.draws, test.x0, test.body)
     return rows, [dict(task=task, spread=spread, error=error) for spread, error in pairs]
+
+
+def _blocks(drawn, side=8):
+    "The same of the means of squares that lie within the body."
+    x = F.avg_pool2d(drawn.draws.flatten(0, 1), side).unflatten(0, drawn.draws.shape[:2])
+    body = F.avg_pool2d(drawn.body.float(), side) == 1
+    return Drawn(x, F.avg_pool2d(drawn.x0, side), body, drawn.patients)
 
 
 def _coverage_rows(task, region, val, test, about):
     "Before and after the stretch that the validation patients ask for."
     factor, promise = _fitted(val)
-    skill = interval_columns("spread", spread_over_skill(test.draws, test.x0, test.patients))
-    about = dict(task=task, region=region, n=len(test.x0), draws=K) | skill | promise | about
+    skill = spread_over_skill(test.draws*test.body, test.x0*test.body, test.patients)
+    skill = interval_columns("spread", skill)
+    about = dict(task=task, region=region, n=len(test.x0), draws=len(test.draws)) | skill | promise | about
     for stretch in (1.0, factor):
         interval = stretched(student_interval(test.draws), stretch)
         inside = covered(interval, test.x0, test.body)
         row = dict(stretch=stretch) | interval_columns("coverage", mean_interval(inside, test.patients))
-        yield about | row | dict(width=(interval.hi - interval.lo)[test.body].mean().item())
+        yield about | row | {"width (HU)": (interval.hi - interval.lo)[test.body].mean().item()}
 
 
 def _fitted(val):
@@ -144,12 +155,23 @@ def _fitted(val):
 def denoising(folder, a):
     "Noisy slices in the abdominal window."
     net = load_network("small")
-    def drawn(split):
-        hu, body, patients = slices(split)
-        x0 = window(hu).clamp(-1, 1)
-        x = [denoised(net, x0[i:i + 1], str(p), folder) for i, p in enumerate(patients)]
-        return Drawn(unwindow(torch.cat(x, 1)), unwindow(x0), body, patients)
-    return calibrated("denoising", drawn("val"), drawn("test"), about_net(net))
+    val, test = (noisy_slices(net, split, folder) for split in ("val", "test"))
+    save_table([*slice_rows("val", val), *slice_rows("test", test)], folder/"slices-denoising.csv")
+    return calibrated("denoising", val, test, about_net(net))
+
+
+def noisy_slices(net, split, folder, n=None):
+    "The first n slices of a split, and draws."
+    hu, body, patients = (v[:n] for v in slices(split))
+    x0 = window(hu).clamp(-1, 1)
+    x = [denoised(net, x0[i:i + 1], str(p), folder) for i, p in enumerate(patients)]
+    return Drawn(unwindow(torch.cat(x, 1)), unwindow(x0), body, patients)
+
+
+def slice_rows(split, drawn):
+    "Coverage of each slice in the body, not stretched."
+    inside = covered(student_interval(drawn.draws), drawn.x0, drawn.body)
+    return [dict(split=split, patient=str(p), coverage=c) for p, c in zip(drawn.patients, inside.tolist())]
 
 
 def views(folder, a):
@@ -172,12 +194,14 @@ def about_net(net):
 # lesions
 
 def with_lesions(hu, body, name):
-    "A slice with lesions planted at some places, and others made flat: the slice, and (place, size, contrast) of each."
-    g = stream("places", name)
-    kinds = [(size, c) for c in CONTRASTS for size in SIZES] + [(size, 0) for size in SIZES]
-    spots = quiet_places(torch.where(body, hu, -1000), len(kinds), 6, 13, g, most=60)
-    order = torch.randperm(len(kinds), generator=g).tolist()
-    found = [(place(128, spot, kinds[i][0]/PIXEL/2), *kinds[i]) for spot, i in zip(spots, order)]
+    "A slice with lesions planted at some places and others made flat; (place, size, contrast) of each."
+    g, found, free = stream("places", name), [], torch.where(body, hu, -1000)
+    for size in sorted(SIZES, reverse=True):
+        radius = size/PIXEL/2
+        spots = quiet_places(free, 1 + len(CONTRASTS), math.ceil(radius) + 2, 2*radius + 8, g, most=70)
+        order = torch.randperm(1 + len(CONTRASTS), generator=g).tolist()
+        found += [(place(128, at, radius), size, (0, *CONTRASTS)[i]) for at, i in zip(spots, order)]
+        for at in spots: free = torch.where(place(128, at, radius + 6).disc > 0, -1000, free)
     for at, _, c in found: hu = with_contrast(hu, at, c)
     return hu, found
 
@@ -188,8 +212,8 @@ def asked(draws, fbp, found, about):
         for threshold in ([c] if c else CONTRASTS):
             seen, p = verdict(draws, at, threshold/2)
             by_fbp = (contrast(fbp, at) > threshold/2).item()
-            row = dict(size=size, contrast=threshold, there=int(c > 0), seen=int(seen), p=p.item(), fbp=int(by_fbp))
-            yield about | row
+            row = dict(size=size, contrast=threshold, there=int(c > 0), seen=int(seen), p=p.item())
+            yield about | row | dict(fbp=int(by_fbp))
 
 
 def lesions(folder, a):
@@ -212,16 +236,19 @@ def counted(rows, about):
     keys = dict.fromkeys((r["scan"], r["size"], r["contrast"]) for r in rows)
     for scan, size, c in keys:
         of = [r for r in rows if (r["scan"], r["size"], r["contrast"]) == (scan, size, c)]
-        yield dict(scan=scan, size=size, contrast=c) | _rates(of) | about
+        yield dict(scan=scan, size=f"{size} mm", contrast=f"{c} HU") | _rates(of) | about
 
 
 def _rates(of):
     row = {}
-    for what, there in (("planted", 1), ("plain", 0)):
-        some = [r for r in of if r["there"] == there]
-        row[f"n {what}"] = len(some)
-        for key in ("seen", "p", "fbp"): row[f"{key} {what}"] = float(np.mean([r[key] for r in some]))
+    for word, there in (("planted", 1), ("removed", 0)):
+        some, end = [r for r in of if r["there"] == there], "" if there else " (removed)"
+        row[word] = f"{len(some)} places"
+        for key in ("seen", "p", "fbp"): row[NAMES[key] + end] = float(np.mean([r[key] for r in some]))
     return row
+
+
+NAMES = dict(seen="seen", p="probability", fbp="FBP")
 
 
 def show(rows, *columns): print(text_table(rows, *columns), flush=True)
@@ -231,15 +258,14 @@ def write_coverage(task, folder, a):
     rows, bins = {"denoising": denoising, "views": views}[task](folder, a)
     save_table(rows, folder/f"coverage-{task}.csv")
     save_table(bins, folder/f"spread-{task}.csv")
-    show(rows, "task", "region", "n", "draws", "stretch", "coverage", "width", "spread", "certified", "bound")
+    show(rows, "task", "region", "n", "stretch", "coverage", "width (HU)", "spread", "certified", "bound")
 
 
 def write_lesions(folder, a):
     rows, about = lesions(folder, a)
     rows = list(counted(rows, about))
     save_table(rows, folder/"lesions.csv")
-    show(rows, "scan", "size", "contrast", "n planted", "seen planted", "p planted", "fbp planted",
-         "n plain", "seen plain", "p plain", "fbp plain")
+    show(rows, *rows[0])
 
 
 def main():

@@ -4,12 +4,16 @@
 
 # %% auto #0
 __all__ = ['to_unit', 'from_unit', 'Measured', 'ray_noise', 'cloud_prior', 'exact_posterior', 'nearest', 'hqs', 'dds', 'dps',
-           'condition_views', 'mmps']
+           'condition_views', 'mmps', 'em_step', 'em_prior', 'reconstruct_volume']
 
 # %% ../nbs/18_reconstruction.ipynb #18a00004
-import math
+import zlib
+from pathlib import Path
+import numpy as np
 import torch
-from .machine import ranks, stream
+from .classical import _over, osem
+from .files import write_whole
+from .machine import gather, ranks, stream
 from .sampling import ancestral
 from .scores import Denoiser
 from .sde import GaussianPrior, per_image
@@ -251,3 +255,73 @@ def mmps(
         if each: each(from_unit(estimate))
         return estimate
     return from_unit(solver(told, levels[0]*_white(A, y, generator), levels, generator))
+
+# %% ../nbs/18_reconstruction.ipynb #18a00091
+def em_step(
+    A,       # `ParallelBeam`
+    counts,  # (B,1,views,bins), Poisson with mean gain*A(mu)
+    gain,    # counts for each unit of a line integral
+    mu,      # (B,1,size,size) the image so far, not negative
+    d,       # (B,1,size,size) what the prior would like
+    rho,     # how much it counts, above 0
+) -> torch.Tensor:  # (B,1,size,size), not negative
+    "One step of expectation maximisation with a quadratic penalty (De Pierro 1995)."
+    a = gain*A.adjoint(torch.ones_like(counts[:1]))
+    e = mu*A.adjoint(_over(counts, A(mu)))
+    half = (rho*d - a)/2
+    root = (half.square() + rho*e).sqrt()
+    return torch.where(half > 0, half + root, rho*e/(root - half).clamp(min=1e-30))/rho
+
+# %% ../nbs/18_reconstruction.ipynb #18a00092
+@torch.no_grad()
+def em_prior(
+    D: Denoiser,     # denoiser of the prior, in its units
+    A,               # `ParallelBeam`
+    counts,          # (B,1,views,bins), Poisson with mean gain*A(mu)
+    gain,            # counts for each unit of a line integral
+    steps=20,        # calls of D
+    generator=None,  # not used: nothing is random here
+    each=None,       # called as each(mu) after every step
+    lam=1.0,         # how much the prior counts
+    first=0.5,       # noise level of the first step, units of the prior
+    last=0.02,       # and of the last
+    inner=3,         # steps of expectation maximisation in each
+) -> torch.Tensor:   # (B,1,size,size), 1/mm, not negative
+    "Half-quadratic splitting with ML-EM as the data step, from ten steps of ordered subsets."
+    mu = osem(A, counts/gain, min(10, A.views), 1)
+    for s in logsnr_levels(_count(steps), first, last)[:-1]:
+        d = from_unit(D(to_unit(mu), s))
+        for _ in range(inner): mu = em_step(A, counts, gain, mu, d, lam/(s*WATER)**2)
+        if each: each(mu)
+    return mu
+
+# %% ../nbs/18_reconstruction.ipynb #18a000a1
+def reconstruct_volume(
+    solve,        # solve(y, generator) -> (1,1,H,W), for y (1,1,views,bins)
+    sinograms,    # sinograms[k] is (views,bins): an array, perhaps on disk (np.memmap), or a tensor
+    folder,       # where each slice is kept
+    about="",     # all else that the result depends on: another text, another file
+    slices=None,  # which, a range; all by default
+    seed=0,       # slice k draws from stream(seed, k)
+    each=None,    # called as each(k) when slice k is there
+) -> list:        # paths of .npy files (H,W), 1/mm, in order of the slices
+    "Reconstruct a volume slice by slice; under torchrun the processes share the slices."
+    rank, n = ranks()
+    paths = {}
+    for k in list(range(len(sinograms)) if slices is None else slices)[rank::n]:
+        y = torch.as_tensor(np.array(sinograms[k], dtype=np.float32))[None, None]
+        paths[k] = Path(folder)/f"{k:04d}-{_slice_key(y, about, seed)}.npy"
+        if not paths[k].exists(): _keep(paths[k], solve(y, stream(seed, k)))
+        if each: each(k)
+    found = {k: p for part in gather(paths) for k, p in part.items()}
+    return [found[k] for k in sorted(found)]
+
+# %% ../nbs/18_reconstruction.ipynb #18a000a2
+def _slice_key(y, about, seed):
+    "Eight digits that change with all that a slice depends on."
+    return f"{zlib.crc32(f'{about} {seed}'.encode(), zlib.crc32(y.numpy().tobytes())):08x}"
+
+def _keep(path, image):
+    "Write a slice, whole or not at all."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda f: np.save(f, image[0, 0].cpu().numpy()))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import stats
 from .classical import cg_least_squares
-from .scores import Denoiser, interval_columns, mean_interval
+from .scores import Denoiser
 from .sde import GaussianPrior
 from .solvers import posterior_samples
 
@@ -40,8 +40,7 @@ def gaussian_gain(
     if A.ndim != 2 or A.shape[1] != len(prior.cov):
         raise ValueError(f"A: got shape {tuple(A.shape)}, want (m, {len(prior.cov)})")
     AC = A.double() @ prior.cov
-    S = AC @ A.double().T
-    S.diagonal().add_(sigma_n**2)
+    S = AC @ A.double().T + sigma_n**2*torch.eye(len(A), dtype=torch.float64)
     return torch.linalg.solve(S, AC).T
 
 # %% ../nbs/19_uncertainty.ipynb #19a0000b
@@ -73,6 +72,7 @@ def ensemble(
 # %% ../nbs/19_uncertainty.ipynb #19a00015
 Interval = namedtuple("Interval", "lo mid hi")
 
+# %% ../nbs/19_uncertainty.ipynb #19a00050
 def order_interval(
     draws,      # (k,...) draws
     level=0.9,  # probability that it should hold the truth, at most (k-1)/(k+1)
@@ -81,7 +81,8 @@ def order_interval(
     k = len(draws)
     j = (k + 1)*(1 - level)/2 + 1e-9   # counted from 1, not whole
     if not 1 <= j < (k + 1)/2:
-        raise ValueError(f"level: got {level} of {k} draws, want above 0, at most {(k - 1)/(k + 1):.3g}")
+        most = (k - 1)/(k + 1)
+        raise ValueError(f"level: got {level} of {k} draws, want above 0, at most {most:.3g}")
     x, i, part = draws.sort(0).values, int(j), j - int(j)
     lo, hi = x[i - 1].lerp(x[i], part), x[-i].lerp(x[-i - 1], part)
     return Interval(lo, draws.mean(0), hi)
@@ -124,11 +125,16 @@ def ranks(
     generator,  # torch.Generator, for ties
 ) -> torch.Tensor:  # (N,) whole numbers from 0 to k
     "How many draws lie below the truth; among equal ones its place is drawn."
-    if draws.ndim != 2 or draws.shape[1:] != x0.shape:
-        raise ValueError(f"draws: got shape {tuple(draws.shape)}, want (k, {len(x0)})")
+    _check_draws(draws, x0)
     equal = (draws == x0).sum(0)
     place = (torch.rand(len(x0), generator=generator)*(equal + 1)).long()
     return (draws < x0).sum(0) + place
+
+# %% ../nbs/19_uncertainty.ipynb #19a00051
+def _check_draws(draws, x0):
+    "ValueError unless they are draws of such a truth."
+    if draws.shape[1:] == x0.shape: return
+    raise ValueError(f"draws: got shape {tuple(draws.shape)}, want (k, *{tuple(x0.shape)})")
 
 # %% ../nbs/19_uncertainty.ipynb #19a00022
 def uniform_p(
@@ -149,9 +155,9 @@ def tarp(
     ref,    # (N,...) references: they may depend on y, but not on x0
 ) -> torch.Tensor:  # (N,) from 0 to 1
     "The share of draws that are nearer to the reference than the truth is (Lemos et al. 2023)."
-    if ref.shape != x0.shape or draws.shape[1:] != x0.shape:
-        got = f"{tuple(draws.shape)} and {tuple(ref.shape)}"
-        raise ValueError(f"draws, ref: got shapes {got}, want (k, *{tuple(x0.shape)}) and x0's")
+    _check_draws(draws, x0)
+    if ref.shape != x0.shape:
+        raise ValueError(f"ref: got shape {tuple(ref.shape)}, want {tuple(x0.shape)}")
     def distance(x): return (x.double() - ref).flatten(x0.ndim*-1 + 1).square().sum(-1)
     return (distance(draws) < distance(x0)).double().mean(0)
 
@@ -176,7 +182,7 @@ def stretched(
 def needed_stretch(
     interval,  # `Interval` of (...) numbers
     x0,        # (...) the truth
-) -> torch.Tensor:  # (...) float64; 0 where the middle is right, infinite where an empty interval is not
+) -> torch.Tensor:  # (...) float64; 0 where the middle is right, infinite where an empty one is not
     "The smallest factor with which each interval would hold the truth."
     lo, mid, hi = (v.double() for v in interval)
     off = x0.double() - mid
@@ -224,13 +230,12 @@ def spread_bins(
     where=None,  # (N,...) bool: only these pixels
     bins=8,      # of equally many pixels each
 ) -> list[tuple[float, float]]:  # spread, error: root mean squares, narrow ones first
-    "Do pixels whose draws scatter more also have larger errors? In each bin the two should be equal."
-    spread2 = (1 + 1/len(draws))*draws.double().var(0)
-    error2 = (draws.double().mean(0) - x0).square()
-    if where is not None: spread2, error2 = spread2[where], error2[where]
-    order = spread2.flatten().argsort().tensor_split(bins)
-    pairs = [(spread2.flatten()[i], error2.flatten()[i]) for i in order]
-    return [tuple(v.mean().sqrt().item() for v in pair) for pair in pairs]
+    "Have pixels whose draws scatter more larger errors? In each bin the two should be equal."
+    where = torch.ones(x0.shape, dtype=torch.bool) if where is None else where
+    spread2 = (1 + 1/len(draws))*draws.double().var(0)[where]
+    error2 = (draws.double().mean(0) - x0).square()[where]
+    order = spread2.argsort().tensor_split(bins)
+    return [tuple(v[i].mean().sqrt().item() for v in (spread2, error2)) for i in order]
 
 # %% ../nbs/19_uncertainty.ipynb #19b00010
 def hoeffding_bentkus(
@@ -244,7 +249,16 @@ def hoeffding_bentkus(
     tail = stats.binom.cdf(math.ceil(n*loss - 1e-9), n, risk)
     return min(math.exp(-n*h), math.e*tail, 1.0)
 
+# %% ../nbs/19_uncertainty.ipynb #19b00050
 def _times_log(a, b): return a*math.log(b) if a > 0 else 0.0
+
+# %% ../nbs/19_uncertainty.ipynb #19b00051
+def _bisect(holds, lo, hi, steps=50):
+    "The smallest number up to `hi` from which on something holds."
+    for _ in range(steps):
+        mid = (lo + hi)/2
+        lo, hi = (lo, mid) if holds(mid) else (mid, hi)
+    return hi
 
 # %% ../nbs/19_uncertainty.ipynb #19b00011
 def risk_bound(
@@ -253,12 +267,8 @@ def risk_bound(
     delta=0.1,  # probability that the bound may be wrong
 ) -> float:     # in (0,1]
     "With probability 1 - delta the true risk is at most this."
-    lo, hi = min(loss, 1 - 1e-9), 1.0
-    for _ in range(50):
-        mid = (lo + hi)/2
-        if hoeffding_bentkus(loss, n, min(mid, 1 - 1e-9)) < delta: hi = mid
-        else: lo = mid
-    return hi
+    def ruled_out(risk): return hoeffding_bentkus(loss, n, min(risk, 1 - 1e-9)) < delta
+    return _bisect(ruled_out, loss, 1.0)
 
 # %% ../nbs/19_uncertainty.ipynb #19b00012
 def certified_stretch(
@@ -270,15 +280,10 @@ def certified_stretch(
     where=None,     # (N,...) bool: only these pixels
 ) -> float:         # infinite if no factor can be certified
     "The smallest factor whose Hoeffding-Bentkus bound is at most `risk`."
-    lo, hi = 0.0, 1e3
-    def bound(factor):
+    def holds(factor):
         loss = 1 - by_patient(covered(stretched(interval, factor), x0, where), patients)
-        return risk_bound(loss.mean(), len(loss), delta)
-    if bound(hi) > risk: return math.inf
-    for _ in range(40):
-        mid = (lo + hi)/2
-        lo, hi = (lo, mid) if bound(mid) <= risk else (mid, hi)
-    return hi
+        return risk_bound(loss.mean(), len(loss), delta) <= risk
+    return _bisect(holds, 0.0, 1e3) if holds(1e3) else math.inf
 
 # %% ../nbs/19_uncertainty.ipynb #19c0000a
 def added(
@@ -303,6 +308,7 @@ def contradicted(
 # %% ../nbs/19_uncertainty.ipynb #19d00002
 Place = namedtuple("Place", "disc ring")
 
+# %% ../nbs/19_uncertainty.ipynb #19d00050
 def place(
     size,    # height and width of the image (px)
     centre,  # row, column (px)

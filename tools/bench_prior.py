@@ -1,10 +1,11 @@
-"""The learned prior at work, measured: python tools/bench_prior.py views grid sweep large posterior [--weights NAME]
+"""The learned prior at work, measured: python tools/bench_prior.py views grid large sweep posterior
 
-views: 15, 30, 60 views, and 30 with photon noise; settings tuned on val slices, then test slices (learned.csv).
-grid: the same without inverse crime: sinograms of the slices on a twice finer grid, by another projector (grid.csv).
-sweep: 8 to 180 views, TV and the learned prior, one slice of each test patient (sweep.csv).
+views: 15, 30, 60 views, and 30 with photon noise; tuned on val slices, then test slices (learned.csv).
+grid: without inverse crime: sinograms of a twice finer grid, by another projector (grid.csv).
 large: 256x256 at 30 views, with seconds a slice (large.csv).
+sweep: 8 to 120 views, TV and the learned prior (sweep.csv).
 posterior: each method against the exact posterior of a Gaussian prior (posterior.csv).
+TV alone, which takes longest, can be computed before: add --tv.
 Finished parts are kept in RESULTS/runs and not computed again.
 """
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_ct import _spaced, scanned, slices
+from bench_ct import _spaced, scanned
 
 from ctdiff_edu.classical import tv_pdhg
 from ctdiff_edu.data import load_slices, window
@@ -31,15 +32,18 @@ from ctdiff_edu.tomography import WATER, ParallelBeam, to_attenuation, to_hu
 FIELD = 350                             # mm: every slice is scanned as if it were so wide
 PHOTONS = 3e3
 NOISY = "30 views, 3000 photons"
-SWEEP = (8, 15, 30, 60, 90, 180)
+SWEEP = (8, 15, 30, 60, 120)
 TV_RUN = dict(steps=3000, tol=0.01)
 
 # tried on val; sigma is the noise that is assumed where there is none
-CLEAN = [dict(sigma=s, first=f, last=e) for s, f, e in
-         ((1e-3, 0.2, 0.005), (1e-3, 0.4, 0.005), (1e-3, 0.2, 0.002), (3e-4, 0.2, 0.002))]
-COUNTED = [dict(lam=v, first=0.2, last=e) for v, e in ((0.3, 0.02), (0.1, 0.02), (0.03, 0.02), (0.1, 0.01))]
-OTHER = [dict(sigma=s, first=0.2, last=0.005) for s in (3e-3, 1e-2, 3e-2)]
-OTHER_TV = (3e-3, 1e-2, 3e-2, 1e-1)
+SHORT = dict(sigma=1e-3, steps=20, first=0.2, last=0.005)
+LONG = dict(sigma=1e-3, steps=40, first=0.7, last=0.005)
+SETTINGS = {
+    "15 views": [SHORT, LONG], "30 views": [SHORT, LONG], "60 views": [SHORT, SHORT | dict(last=0.002)],
+    NOISY: [dict(lam=v, steps=40, first=1.0, last=0.01) for v in (0.3, 0.1)]}
+OTHER = [dict(sigma=s, steps=20, first=0.5, last=0.005) for s in (1e-2, 3e-2, 1e-1)]
+OTHER_TV = (1e-2, 3e-2, 1e-1, 3e-1)
+SWEEP_TV = 1e-3                         # mm; within 0.3 dB of the best at 15, 30 and 60 views on val
 
 
 def fine_slices(split, most):
@@ -66,13 +70,13 @@ def ray_sums(x, views, bins, field=FIELD, rays=4):
 
 class Case:
     "Slices, their scan, and what a method may know of it."
-    def __init__(self, name, split, most=3):
+    def __init__(self, name, split, most=3, patients=None):
         self.name, self.split, self.most = name, split, most
-        hu, self.patients = fine_slices(split, most)
-        self.x = to_attenuation(F.avg_pool2d(hu, 2))
-        views = int(name.split()[0])
+        hu, self.patients = (v[:patients] for v in fine_slices(split, most))
+        size, views = 256 if "256" in name else 128, int(name.split()[0])
+        self.x = to_attenuation(hu if size == 256 else F.avg_pool2d(hu, 2))
         self.photons = PHOTONS if "photons" in name else None
-        self.A = ParallelBeam(128, views, pixel_mm=FIELD/128)
+        self.A = ParallelBeam(size, views, pixel_mm=FIELD/size)
         if "other grid" in name: self.y = ray_sums(to_attenuation(hu), views, self.A.bins)
         elif self.photons: self.y = scanned(NOISY, self.x)[1]
         else: self.y = self.A(self.x)
@@ -144,19 +148,21 @@ def row(case, method, s, setting, weights, base=None):
     for name, key in (("psnr", "psnr"), ("ssim", "ssim"), ("rms (HU)", "rms")):
         made |= interval_columns(name, mean_interval(s[key], case.patients))
     gain = (float("nan"),)*3 if base is None else mean_interval(s["psnr"] - base["psnr"], case.patients)
-    return made | interval_columns("gain", gain) | dict(setting=words(setting), weights=weights)
+    other = {"gap (%)": 100*float(s["gap"].max()), "seconds": float(s["seconds"])}
+    return made | interval_columns("gain", gain) | other | dict(setting=words(setting), weights=weights)
 
 
 def name_of(net):
-    return f"{net.name}: {net.about['step']} steps, crc32 {net.settings['crc32']}, {net.settings['precision']}"
+    about = net.settings
+    return f"{net.name}: {net.about['step']} steps, crc32 {about['crc32']}, {about['precision']}"
 
 
-def views(net, folder):
+def views(net, folder, scans=tuple(SETTINGS)):
     "Write learned-tuning.csv (val) and learned.csv (test)."
     tuning, rows = [], []
     def run(case, setting): return prior_scores(case, net, setting, folder)
-    for scan in ("30 views", "15 views", NOISY, "60 views"):
-        best = tuned(scan, COUNTED if scan == NOISY else CLEAN, run, tuning, "learned prior")
+    for scan in scans:
+        best = tuned(scan, SETTINGS[scan], run, tuning, "learned prior")
         case = Case(scan, "test")
         rows.append(row(case, "learned prior", run(case, best), best, name_of(net)))
         save_table(tuning, folder/"learned-tuning.csv")
@@ -164,39 +170,81 @@ def views(net, folder):
     show(rows)
 
 
+def tv_scores(case, lam, folder):
+    return kept(case, ["TV", lam, TV_RUN], lambda: by_tv(case, lam), folder)
+
+
 def grid(net, folder):
     "Write grid-tuning.csv and grid.csv: without inverse crime."
     tuning, rows = [], []
     def run(case, setting): return prior_scores(case, net, setting, folder)
-    def run_tv(case, lam): return kept(case, ["TV", lam, TV_RUN], lambda: by_tv(case, lam), folder)
+    def run_tv(case, lam): return tv_scores(case, lam, folder)
     for scan in ("30 views, other grid", "15 views, other grid"):
-        best, lam = tuned(scan, OTHER, run, tuning, "learned prior"), tuned(scan, OTHER_TV, run_tv, tuning, "TV")
-        case = Case(scan, "test", 1)
-        base, learned = run_tv(case, lam), run(case, best)
-        rows.append(row(case, "TV", base, lam, ""))
-        rows.append(row(case, "learned prior", learned, best, name_of(net), base))
+        case, lam = Case(scan, "test", 1), tuned(scan, OTHER_TV, run_tv, tuning, "TV")
+        base = run_tv(case, lam)
+        if net is None: continue
+        best = tuned(scan, OTHER, run, tuning, "learned prior")
+        rows += pair(case, base, lam, run(case, best), best, net)
         save_table(tuning, folder/"grid-tuning.csv")
         save_table(rows, folder/"grid.csv")
     show(rows)
 
 
+def large(net, folder):
+    "Write large.csv: 256x256, with the settings that are best for 128x128."
+    case = Case("30 views, 256x256", "test", 1)
+    base = tv_scores(case, SWEEP_TV, folder)
+    if net is None: return
+    rows = list(pair(case, base, SWEEP_TV, prior_scores(case, net, SHORT, folder), SHORT, net))
+    save_table(rows, folder/"large.csv")
+    show(rows)
+
+
+def sweep(net, folder):
+    "Write sweep.csv: from 8 views to 120."
+    rows = []
+    for n in SWEEP:
+        case = Case(f"{n} views", "test", 1, 6)
+        base = tv_scores(case, SWEEP_TV, folder)
+        if net is None: continue
+        setting = LONG if n < 30 else SHORT if n < 60 else SHORT | dict(last=0.002)
+        rows += pair(case, base, SWEEP_TV, prior_scores(case, net, setting, folder), setting, net)
+        save_table(rows, folder/"sweep.csv")
+    show(rows)
+
+
+def pair(case, base, lam, learned, setting, net):
+    "The lines of TV and of the learned prior, with the paired gain."
+    yield row(case, "TV", base, lam, "")
+    yield row(case, "learned prior", learned, setting, name_of(net), base)
+
+
 def posterior(net, folder):
     "Write posterior.csv: 64x64 clouds, 30 views, samples of each of three scans."
-    prior, A, sigma, k = cloud_prior(64), ParallelBeam(64, 30, pixel_mm=FIELD/64), 0.02, 16
+    prior, A, sigma, k = cloud_prior(64), ParallelBeam(64, 30, pixel_mm=FIELD/64), 0.02, 12
     truth = prior.sample(3, torch.Generator().manual_seed(0))
     noise = torch.randn(3, 1, 30, A.bins, generator=torch.Generator().manual_seed(1))
     y = A(from_unit(truth)) + sigma*noise
     exact = Exact(A, truth, *exact_posterior(prior, Measured(A, y, sigma)))
-    rows = [exact.row("FBP", to_unit(A.fbp(y))[None], "", 0)]
+    rows, D = [exact.row("FBP", to_unit(A.fbp(y))[None], "", 0)], single(prior)
     for method, how in POSTERIOR:
         images, start = 1 if method is hqs else k, time.perf_counter()
-        made = method(prior, A, y.repeat(images, 1, 1, 1), sigma, generator=torch.Generator().manual_seed(2), **how)
+        g = torch.Generator().manual_seed(2)
+        made = method(D, A, y.repeat(images, 1, 1, 1), sigma, generator=g, **how)
         took = (time.perf_counter() - start)/len(made)
         rows.append(exact.row(TITLES[method], to_unit(made).unflatten(0, (images, 3)), words(how), took))
+        print(rows[-1], flush=True)
         save_table(rows, folder/"posterior.csv")
     rows.append(exact.row("exact samples", exact.draws(k), "", 0))
     save_table(rows, folder/"posterior.csv")
     print(text_table(rows))
+
+
+def single(prior):
+    "The denoiser of a Gaussian prior with mean 0 in single precision: three times as fast."
+    basis, lam = prior.basis.float(), prior.lam.float()
+    def D(x, s): return ((x.flatten(1) @ basis*(lam/(lam + s**2))) @ basis.T).reshape(x.shape)
+    return D
 
 
 class Exact:
@@ -237,25 +285,26 @@ POSTERIOR = [
     (hqs, dict(steps=5, first=1.0, last=0.02)), (hqs, dict(steps=20, first=1.0, last=0.02)),
     (hqs, dict(steps=80, first=1.0, last=0.02)),
     (dds, dict(steps=50, **WIDE)), (dds, dict(steps=50, gamma=0.01, **WIDE)),
-    (dps, dict(steps=200, zeta=0.003, **WIDE)), (dps, dict(steps=200, zeta=0.01, **WIDE)),
-    (dps, dict(steps=200, zeta=0.03, **WIDE)),
+    (dps, dict(steps=150, zeta=0.005, **WIDE)), (dps, dict(steps=150, zeta=0.02, **WIDE)),
     (mmps, dict(steps=30, inner=5, **WIDE)), (mmps, dict(steps=30, inner=20, **WIDE)),
 ]
 
 
-def show(rows): print(text_table(rows, "scan", "method", "n", "psnr", "gain", "ssim", "rms (HU)", "setting"))
+def show(rows):
+    if rows: print(text_table(rows, "scan", "method", "n", "psnr", "gain", "ssim", "rms (HU)", "setting"))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parts = dict(views=views, grid=grid, posterior=posterior)
+    parts = dict(views=views, grid=grid, large=large, sweep=sweep, posterior=posterior)
     p.add_argument("what", nargs="+", choices=parts)
     p.add_argument("--weights", default="prior")
     p.add_argument("--results", default="nbs/results/ct_slices256", help="where the tables are written")
+    p.add_argument("--tv", action="store_true", help="compute what TV needs only")
     p.add_argument("--threads", type=int, default=1)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    net = None if a.what == ["posterior"] else load_network(a.weights)
+    net = None if a.tv or a.what == ["posterior"] else load_network(a.weights)
     for what in a.what: parts[what](net, Path(a.results))
 
 

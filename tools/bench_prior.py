@@ -41,7 +41,7 @@ LONG = dict(sigma=1e-3, steps=40, first=0.7, last=0.005)
 SETTINGS = {
     "15 views": [SHORT, LONG], "30 views": [SHORT, LONG], "60 views": [SHORT, SHORT | dict(last=0.002)],
     NOISY: [dict(lam=v, steps=40, first=1.0, last=0.01) for v in (0.3, 0.1)]}
-OTHER = [dict(sigma=s, steps=20, first=0.5, last=0.005) for s in (1e-2, 3e-2, 1e-1)]
+OTHER = [dict(sigma=s, steps=20, first=0.5, last=0.005) for s in (3e-3, 1e-2)]
 OTHER_TV = (1e-2, 3e-2, 1e-1, 3e-1)
 SWEEP_TV = 1e-3                         # mm; within 0.3 dB of the best at 15, 30 and 60 views on val
 

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 # %% ../nbs/21_cli.ipynb #838de578
+from .blanks import exercises
 from .lab import FIRST, doctor, lab
 from .shell import SEED, each_of, some_of, whole
 from .shell import add_fields, on_terminal, run_command, say, tell, undisturbed
@@ -262,7 +263,7 @@ def verify(
     say(provenance.verify(out, source, weights))
 
 # %% ../nbs/21_cli.ipynb #f233be4f
-COMMANDS = (demo, denoise, verify, evaluate, train, reproduce, fetch, lab, doctor)
+COMMANDS = (demo, denoise, verify, evaluate, train, reproduce, fetch, lab, doctor, exercises)
 
 def main(
     argv=None,  # arguments; None: those of the process

@@ -80,7 +80,8 @@ def add_options(
 # %% ../nbs/20_shell.ipynb #7c059fe6
 def _flag(q):
     "What stands on the command line for a parameter."
-    placed = q.kind is q.POSITIONAL_OR_KEYWORD and q.default is q.empty
+    may_lack = isinstance(q.annotation, dict) and q.annotation.get("nargs") == "?"
+    placed = q.kind is q.POSITIONAL_OR_KEYWORD and (q.default is q.empty or may_lack)
     return q.name if placed else _option(q.name)
 
 def _option(name): return "--" + name.replace("_", "-")
@@ -250,34 +251,38 @@ def _threads(n):
 
 # %% ../nbs/20_shell.ipynb #e0ca80f7
 def _call(shared, run, threads, **options):
-    "Call a command's function, with so many threads."
+    "Call a command's function, with so many threads; returns its exit status."
     several = contextlib.nullcontext() if _alone(run, shared) else _processes(options["device"])
     start = time.perf_counter()
     with _threads(threads), several:
         from ctdiff_edu.files import quiet
-        with quiet(): run(**options)
+        with quiet(): status = run(**options)
         say(dict(time=f"{time.perf_counter() - start:.1f} s"))
+    return status or 0
 
 # %% ../nbs/20_shell.ipynb #0a3e5b49
 def _parse_and_call(commands, argv, shared):
     "Everything but the errors."
-    try: _call(shared, **vars(make_parser(commands, argv).parse_args(argv)))
+    status = 0
+    try: status = _call(shared, **vars(make_parser(commands, argv).parse_args(argv)))
     except SystemExit as e:                 # as --help and --version end
         if e.code: raise
     sys.stdout.flush()
-    return 0
+    return status
 
 # %% ../nbs/20_shell.ipynb #47c981fc
 def run_command(
     commands,   # functions; their names are those of the commands
     argv=None,  # arguments; None: those of the process
     shared=(),  # functions whose work several processes can share
-) -> int:       # 0; 2 after one line on stderr; 130 if interrupted; 141 if nobody reads the output
+    first="",   # what to say to somebody who names no command; "": that it is missing
+) -> int:       # 0, or what the command returns; 2 after a line on stderr; 130 interrupted; 141 unread
     "Run the command that the arguments name; returns the exit status."
     _open_streams()
     os.environ.setdefault("MPLBACKEND", "agg")      # pictures go to files, no window opens
     argv = sys.argv[1:] if argv is None else argv
     try:
+        if first and not argv: return tell(first) or 0
         return _parse_and_call(commands, argv, shared)
     except BrokenPipeError:
         _close_stdout()

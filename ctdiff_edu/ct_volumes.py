@@ -201,14 +201,14 @@ def _noise(g, y):
     "Standard deviation of the line integrals, or None."
     return None if g.photons is None else ray_noise(y, g.photons)
 
-# %% ../nbs/21_ct_volumes.ipynb #85774189
-def _reconstructed(job, beam, run, samples, seed, scale, D, i):
+# %% ../nbs/21_ct_volumes.ipynb #2e25c4db
+def _reconstructed(job, beam, run, samples, seed, scale, D, device, i):
     "Slice i: (1,size,size) or, with samples, (2,size,size) mean and standard deviation; 1/mm."
     y = job.read(i, _silent)
     sigma = _noise(job.geometry, y)
-    seen = y*scale, sigma if sigma is None else sigma*scale
-    x = [run(beam, *seen, stream(seed, i, 1, k), D).double()/scale for k in range(max(1, samples))]
-    x = torch.cat(x)[:, 0]
+    seen = [v if v is None else (v*scale).to(device) for v in (y, sigma)]
+    streams = [stream(seed, i, 1, k, device=device) for k in range(max(1, samples))]
+    x = torch.cat([run(beam, *seen, g, D).cpu().double() for g in streams])[:, 0]/scale
     if not x.isfinite().all(): raise FloatingPointError(f"slice {i}: the reconstruction is not finite")
     spread = [x.std(0, correction=min(1, samples - 1))] if samples else []
     return torch.stack([x.mean(0), *spread]).float().numpy()
@@ -224,7 +224,7 @@ def _in_units(job, i, made):
         mean = np.where(old.is_image(), mean, old.values())
     return mean, spread[0] if spread else None
 
-# %% ../nbs/21_ct_volumes.ipynb #71f49442
+# %% ../nbs/21_ct_volumes.ipynb #657ea9e0
 def reconstruct_scan(
     source,            # .h5 or .npy sinogram, or a scan whose views are then simulated
     out,               # the result: like a scan, or .nii, .nii.gz, .npy; a file is replaced
@@ -258,7 +258,7 @@ def reconstruct_scan(
     beam, D = job.geometry.beam(), net and net.D
     for line in _doubts(job, beam): say(line)
     scale = _scale(job, beam)
-    make = partial(_reconstructed, job, beam, run, samples, seed, scale, D)
+    make = partial(_reconstructed, job, beam, run, samples, seed, scale, D, device)
     kept = Kept(out, dict(command="reconstruct", version=__version__) | facts, say)
     saturated = _write(out, job, each_slice(kept, make, range(*job.part), progress), facts)
     lines = _written(source, Path(out), job, facts, kept, beam, scale, saturated, record)

@@ -187,10 +187,11 @@ def _affine_of(g, a):
     affine[:3, 3] += affine[:3, 2]*a
     return affine
 
-# %% ../nbs/21_ct_volumes.ipynb #5c4a1d11
+# %% ../nbs/21_ct_volumes.ipynb #c9b6cbc7
 def _scale(job, beam):
     "By what line integrals are multiplied, so that methods see the attenuation of a body."
     if job.geometry.hounsfield: return 1.0
+    if not beam.field().any(): raise ValueError("centre: no pixel is seen by all views")
     x = beam.fbp(job.read(job.middle, _silent))[..., beam.field()]
     densest = np.quantile(x.numpy(), 0.995)
     if densest > 0: return 2*WATER/float(densest)

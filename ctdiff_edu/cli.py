@@ -17,7 +17,7 @@ from pathlib import Path
 
 # %% ../nbs/21_cli.ipynb #838de578
 from .shell import SEED, each_of, some_of, whole
-from .shell import add_fields, on_terminal, run_command, say, tell, undisturbed
+from .shell import add_fields, on_terminal, run_command, say, tell
 
 # %% ../nbs/21_cli.ipynb #7cd93304
 METHODS = ("noisy", "blur", "tv", "nlm", "wavelet", "one-call", "sample", "bm3d", "talk", "mean8")
@@ -159,7 +159,7 @@ def recipe_options(
     p,  # parser
 ):
     "An option for each field of a recipe."
-    with undisturbed(): from ctdiff_edu.training import ONE_CYCLE, TALK
+    from ctdiff_edu.training import ONE_CYCLE, TALK
     add_fields(p, {"talk": TALK, "one-cycle": ONE_CYCLE})
 
 # %% ../nbs/21_cli.ipynb #389b9317

@@ -4,8 +4,9 @@ Each command runs in a process of its own, which gets SIGKILL, SIGTERM, SIGHUP o
 while a file is being written. Then no file may be half there, no traceback printed, and nothing left behind
 but what no program can clean up after SIGKILL; that must be gone after the next run. A training that goes on
 must end bit by bit as one that nothing happened to, a reproduction must keep what it had finished, and a
-repeated denoising must give the same bytes. Most processes are forked from one that has imported everything,
-so that the moments fall into the work; some start anew, so that they fall into the imports, too."""
+repeated denoising must give the same bytes; so must one whose streams are closed. Most processes are forked
+from one that has imported everything, so that the moments fall into the work; some start anew, so that they
+fall into the imports, too."""
 import argparse
 import json
 import os
@@ -21,6 +22,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+BEGIN = time.monotonic()
+
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"): os.environ[name] = "1"
 
 import fuzz
@@ -35,7 +38,7 @@ from ctdiff_edu.data import phantoms
 from ctdiff_edu.files import load_npz, load_table
 from ctdiff_edu.weights import load_checkpoint
 
-SECONDS = 120                # after which a process counts as hanging
+SECONDS = 240                # after which a process counts as hanging
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 TRAIN = ("train --data few.npz --init weights.safetensors --batch-size 3 --epochs 40 --save-every 4 "
          "--ema 0.9 --precision float32 --threads 1 --out run")
@@ -219,7 +222,7 @@ def kill_training(sound, whole, seconds, where, rng, most=12):
     folder, kills, done = place(sound, where), 0, False
     while not done and kills < most:
         more = " --resume" if (folder/"run"/"checkpoint.safetensors").exists() else ""
-        done = strike(TRAIN + more, folder, seconds, rng)
+        done = strike(TRAIN + more, folder, 0.4*seconds, rng)
         kills += not done
     run(TRAIN + " --resume", folder)
     look_clean(folder)
@@ -235,7 +238,7 @@ def kill_reproducing(sound, whole, seconds, where, rng, most=6):
     "Kill a reproduction again and again; what was finished is kept."
     folder, kills, done, kept = place(sound, where), 0, False, {}
     while not done and kills < most:
-        done = strike(REPRODUCE, folder, seconds, rng)
+        done = strike(REPRODUCE, folder, 0.4*seconds, rng)
         kills += not done
         now = {p: p.stat().st_mtime_ns for p in folder.glob("tables/runs/*.npz")}
         demand(now | kept == now, "a finished batch was computed again, or is gone")
@@ -259,9 +262,27 @@ def kill_denoising(sound, whole, seconds, where, rng, forked=True):
     if (whole/out).is_dir() and there: shutil.rmtree(folder/out)      # a folder is not replaced
     run(line + HOW, folder)
     look_clean(folder)
-    for name in (out, f"{out}.json"): demand(contents(folder/name) == contents(whole/name), f"{name} differs")
+    demand_same(folder, whole, out)
     provenance.verify(folder/out, weights=folder/"weights.safetensors")
     return int(not done)
+
+
+def demand_same(folder, whole, out):
+    "Are a result and its record the bytes that they should be?"
+    for name in (out, f"{out}.json"):
+        demand(contents(folder/name) == contents(whole/name), f"{name} differs")
+
+
+def odd_streams(sound, whole, where):
+    "Streams that are closed, and a reader who goes away: the file is written, and nothing said."
+    out, line = next(iter(DENOISE.items()))
+    for shell in ('"$@" >&- 2>&- <&-', '"$@" 2>"$0" | head -c 9 >/dev/null'):
+        folder = place(sound, where)
+        command = ["bash", "-c", shell, "err", sys.executable, "-m", "ctdiff_edu.cli", *(line + HOW).split()]
+        subprocess.run(command, cwd=folder, timeout=SECONDS)
+        demand_same(folder, whole, out)
+        demand(not contents(folder/"err"), f"it said {contents(folder/'err')!r}")
+    return 0
 
 
 def contents(path):
@@ -300,12 +321,13 @@ def in_child(f, *args):
 
 def jobs(sound, whole, case, rounds):
     "What is to be done, one after the other: names and functions of random numbers."
+    cli.find_tables(cli.TABLES)   # imports what a table needs
+    anew = time.monotonic() - BEGIN
     in_child(make_sound, sound)
     place(sound, whole)
-    cli.find_tables(cli.TABLES)   # imports what a table needs
     train, reproduce = run(TRAIN, whole), run(REPRODUCE, whole)
-    denoise = {out: run(line + HOW, whole) for out, line in DENOISE.items()}
-    denoise["anew"] = 4.0
+    denoise = {out: run(line + HOW, whole) for out, line in DENOISE.items()} | dict(anew=anew)
+    yield "streams", lambda rng: odd_streams(sound, whole, case)
     for _ in range(rounds):
         yield "train", lambda rng: kill_training(sound, whole, train, case, rng)
         yield "reproduce", lambda rng: kill_reproducing(sound, whole, reproduce, case, rng)
@@ -313,13 +335,14 @@ def jobs(sound, whole, case, rounds):
         yield "denoise, anew", lambda rng: kill_denoising(sound, whole, denoise, case, rng, forked=False)
 
 
-def kill(rounds, seed, say=print):
-    "Do it; the number of kills and of failures."
+def kill(rounds, seed, only="", say=print):
+    "Do it, or only the jobs whose name begins so; the number of kills and of failures."
     kills = failures = 0
     with tempfile.TemporaryDirectory() as folder:
         sound, whole, case = (Path(folder)/name for name in ("sound", "whole", "case"))
         sound.mkdir()
         for number, (name, job) in enumerate(jobs(sound, whole, case, rounds)):
+            if not name.startswith(only): continue
             try: kills += job(np.random.default_rng([seed, number]))
             except Exception as e:
                 failures += 1
@@ -331,10 +354,11 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--rounds", type=int, default=1, help="how many times everything (1)")
     p.add_argument("--seed", type=int, default=0, help="of the moments and signals (0)")
+    p.add_argument("--only", default="", help="train, reproduce, denoise, \"denoise, anew\" or streams alone")
     a = p.parse_args()
     torch.set_num_threads(1)
     begin = time.monotonic()
-    kills, failures = kill(a.rounds, a.seed)
+    kills, failures = kill(a.rounds, a.seed, a.only)
     for (command, how), n in sorted(COUNTS.items()): print(f"{command:10}{how:12}{n:4}")
     print(f"{kills} kills, {failures} failures, {time.monotonic() - begin:.0f} s")
     return int(bool(failures))

@@ -8,6 +8,7 @@ repeated denoising must give the same bytes; so must one whose streams are close
 from one that has imported everything, so that the moments fall into the work; some start anew, so that they
 fall into the imports, too."""
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -130,22 +131,25 @@ def run(line, folder):
 
 # Kills
 
-def writing(folder): return any(folder.rglob(".*.part"))
+def files_of(folder):
+    "What is there now: names, sizes and times of all files, temporaries too."
+    found = {}
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):       # renamed or removed meanwhile
+            if entry.is_dir(): found |= files_of(entry.path)
+            else: found[entry.path] = (entry.stat().st_size, entry.stat().st_mtime_ns)
+    return found
 
 
 def wait_for_moment(process, folder, seconds, rng):
-    "Wait to a random moment, or until one of the next files is being written; the status if it ends first."
-    deadline, parts, before = time.monotonic() + rng.uniform(0, 1.1*seconds), int(rng.integers(1, 5)), False
-    if rng.random() < 0.5: deadline = None
+    "Wait to a random moment, or until files have changed a few times; the status if it ends first."
+    moment, changes = time.monotonic() + rng.uniform(0, 1.1*seconds), int(rng.integers(1, 7))
+    by_clock, before = rng.random() < 0.3, files_of(folder)
     while (status := process.ended()) is None:
-        if deadline:
-            if time.monotonic() > deadline: return None
-        else:
-            now = writing(folder)
-            parts -= now and not before
-            before = now
-            if parts == 0: return None
-        time.sleep(0.0005)
+        now = before if by_clock else files_of(folder)
+        changes, before = changes - (now != before), now
+        if changes == 0 or (by_clock and time.monotonic() > moment): break
+        time.sleep(0.001)
     return status
 
 

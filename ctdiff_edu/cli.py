@@ -215,7 +215,8 @@ def _check_place(folder, names):
     "ValueError if one of the tables, or what is kept, cannot be written."
     from ctdiff_edu import files
     files.check_folder(folder/"runs", "out")
-    for name in names if folder.exists() else (): files.check_writable(folder/f"{name}.csv", name="out")
+    if not folder.exists(): return
+    for name in names: files.check_writable(folder/f"{name}.csv", name="out")
 
 # %% ../nbs/21_cli.ipynb #cddee653
 def reproduce(

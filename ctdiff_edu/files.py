@@ -15,6 +15,8 @@ import errno
 import functools
 import gzip
 import io
+
+# %% ../nbs/00_files.ipynb #856b66e6
 import logging
 import os
 import platform

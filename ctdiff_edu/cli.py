@@ -17,6 +17,7 @@ from pathlib import Path
 
 # %% ../nbs/21_cli.ipynb #838de578
 from .blanks import exercises
+from .ct_commands import export, reconstruct, simulate
 from .lab import FIRST, doctor, lab
 from .shell import SEED, each_of, some_of, whole
 from .shell import add_fields, on_terminal, run_command, say, tell
@@ -275,7 +276,8 @@ def verify(
     say(provenance.verify(out, source, weights))
 
 # %% ../nbs/21_cli.ipynb #f233be4f
-COMMANDS = (demo, denoise, verify, evaluate, train, reproduce, fetch, lab, doctor, exercises)
+COMMANDS = (demo, denoise, verify, evaluate, train, reproduce, fetch, lab, doctor, exercises,
+            simulate, reconstruct, export)
 
 def main(
     argv=None,  # arguments; None: those of the process

@@ -160,7 +160,7 @@ class SmallUNet(_Layers):
         t,  # (B,) or 0-dim times in [0,1]
     ):      # (B,1,H,W); ValueError if x has another shape
         check_sides(x)
-        e = self.embed(torch.as_tensor(t).to(x).expand(len(x)))    # (B,128)
+        e = self.embed(torch.as_tensor(t).to(x).expand(x.shape[0]))    # (B,128)
         squares = F.pixel_unshuffle(pad_to_fours(x), 2)           # (B,4,14,14)
         fine = _through(self.down, self.conv_in(squares), e)       # (B,96,14,14)
         coarse = _through(self.mid, self.to_low(fine), e)          # (B,176,7,7)

@@ -72,7 +72,7 @@ class UNet(_Layers):
         t,  # (B,) or 0-dim times in [0,1]
     ):      # (B,1,H,W) z or v; ValueError if x has another shape
         H, W = check_sides(x)
-        t_emb = self.time_mlp(torch.as_tensor(t).to(x).expand(len(x))[:, None])  # (B,96)
+        t_emb = self.time_mlp(torch.as_tensor(t).to(x).expand(x.shape[0])[:, None])  # (B,96)
         full = F.silu(self.conv_in(pad_to_fours(x)))               # (B,96,28,28)
         half = F.silu(self.down1(full))                             # (B,192,14,14)
         h = F.silu(self.mid1(F.silu(self.down2(half))))             # (B,384,7,7)

@@ -23,6 +23,7 @@ PICTURES = {                                     # the figure that stands for a 
     "schedule": "fig-schedules", "loss": "fig-fft-loss", "training": "fig-levels", "sampling": "fig-squared",
     "solvers": "fig-order", "network": "fig-features", "results": "fig-leaderboard", "tomography": "fig-matrix",
     "comparisons": "fig-calls-real", "classical": "fig-em"}
+HIDDEN = r"^#\|\s*(hide|export|exporti|default_exp|echo: false)(\s|$)"
 COLAB = '''#| hide
 if "google.colab" in str(get_ipython()):    # Colab: fetch the lessons, install the package, stand beside them
     url = "{url}"
@@ -34,7 +35,8 @@ def settings():
     "settings.ini as a dict."
     lines = re.findall(r"^(\w+) = (.*)$", (ROOT/"settings.ini").read_text(encoding="utf-8"), flags=re.M)
     found = dict(lines)
-    return found | {"git_url": found["git_url"] % found}
+    for name in ("doc_host", "doc_baseurl", "git_url"): found[name] %= found
+    return found
 
 
 def load(path):
@@ -92,7 +94,7 @@ def main_text(cells):
 
 def shown_lines(source):
     "The lines of a code cell that the site shows."
-    if re.search(r"^#\|\s*(hide|export|exporti|default_exp|echo: false)\s*(\s|$)", source, flags=re.M): return []
+    if re.search(HIDDEN, source, flags=re.M): return []
     return [line for line in source.splitlines() if line.strip() and not line.startswith("#|")]
 
 
@@ -191,6 +193,12 @@ def wanted(paths):
     return {p: text.encode() for p, text in notebooks.items()}, sources, cut
 
 
+def complain(stale):
+    "Name the files that are not as they should be; returns the exit code."
+    for p in stale: print(f"lessons: stale: {p.relative_to(ROOT)}; run tools/lessons.py", file=sys.stderr)
+    return int(bool(stale))
+
+
 def main(check=False):
     "Write, or with `check` compare; returns the exit code."
     files, sources, cut = wanted(in_order())
@@ -200,8 +208,7 @@ def main(check=False):
     stale += [THUMBS/f"{name}.webp" for name in sources if not (THUMBS/f"{name}.webp").exists()]
     unknown = [p for p in THUMBS.glob("*.webp") if p.stem not in sources]
     if check:
-        for p in [*stale, *unknown]: print(f"lessons: stale: {p.relative_to(ROOT)}; run tools/lessons.py", file=sys.stderr)
-        return int(bool(stale or unknown))
+        return complain([*stale, *unknown])
     before = json.loads(record.read_text()) if record.exists() else {}
     THUMBS.mkdir(parents=True, exist_ok=True)
     for p in unknown: p.unlink()

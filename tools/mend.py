@@ -4,11 +4,14 @@ A function whose source stands in the lesson is shown once, not as a signature a
 are those of the source, links to names are relative and lead somewhere, titles carry the lesson's number, and every
 page links to its notebook and to Colab."""
 import ast
+import base64
+import io
 import json
 import re
 
 import yaml
 from lessons import NBS, ROOT, in_order, load, numbers, settings, text_of
+from PIL import Image
 
 FRONT = re.compile(r"\A---\n(.*?)\n---\n", flags=re.S)
 SHELLS = ("cli", "shell", "report", "lab")        # rooms whose names are words, too: no page links there by chance
@@ -124,6 +127,23 @@ def mend_front(cells, name, number, has_notebook):
     set_text(cell, f"---\n{yaml.safe_dump(about, allow_unicode=True)}---\n")
 
 
+def is_chart(cell):
+    "Whether the stored picture of a cell is drawn on white paper: curves, not images."
+    for out in cell.get("outputs", []):
+        png = out.get("data", {}).get("image/png")
+        if not png: continue
+        picture = Image.open(io.BytesIO(base64.b64decode("".join(png)))).convert("RGBA").reduce(4)
+        pixels = picture.getdata()
+        return sum(p == (255, 255, 255, 255) for p in pixels) > 0.45*len(pixels)
+    return False
+
+
+def mend_charts(cells):
+    "Mark the cells whose picture the dark theme may turn."
+    for cell in cells:
+        if cell["cell_type"] == "code" and is_chart(cell): set_text(cell, f"#| classes: chart\n{text_of(cell)}")
+
+
 def mend_sidebar(path):
     "Leave out of the sidebar the pages that are not there; returns their names."
     lines, missing = [], []
@@ -144,6 +164,7 @@ def mend(folder):
     books = {path: load(path) for path in sorted(folder.glob("*.ipynb"))}
     for path, nb in books.items():
         mend_api(nb["cells"], re.sub(r"^\d+_", "", path.stem))
+        mend_charts(nb["cells"])
         mend_front(nb["cells"], path.name, number.get(path.stem), path.name in known)
         path.write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
     anchors = named_anchors(folder)

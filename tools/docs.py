@@ -19,6 +19,7 @@ NB_KB, CELL_KB = 600, 200            # the most that is committed as outputs of 
 KINDS = "fig|tbl|eq|sec|lst|thm"     # what Quarto can refer to
 PICTURES = {"image/png", "image/svg+xml"}
 WIDE_PX = 1400                       # a figure is nine inches wide at twice the resolution; square pictures are cut closer
+SMALLER = {"fig-real", "fig-patches", "fig-picture", "fig-demo"}     # stored by slow cells and by commands, at 900 pixels
 AWAITED = {                          # named in the sidebar before they are written
     "18_reconstruction.ipynb", "19_uncertainty.ipynb", "22_ct_commands.ipynb", "23_interop.ipynb", "24_exercises.ipynb",
     "25_lab.ipynb", "30_museum.ipynb", "31_map.ipynb", "32_teaching.ipynb", "33_contributing.ipynb"}
@@ -115,7 +116,8 @@ def figure_problems(cell):
     shown = [o["data"] for o in cell["outputs"] if PICTURES & o.get("data", {}).keys()]
     if not shown: yield f"{label[1]} has no stored picture"
     for data in shown:
-        if "image/png" in data and (px := png_width(data["image/png"])) < WIDE_PX:
+        if "image/png" in data and label[1] not in SMALLER and \
+                (px := png_width(data["image/png"])) < WIDE_PX:
             yield f"{label[1]} is {px} pixels wide, want at least {WIDE_PX}"
 
 

@@ -19,9 +19,9 @@ BEGIN, END = "::: {.gallery}", ":::"
 WORDS, LINE, FIGURE = 220, 2.5/60, 10/60         # words a minute; minutes for a line of code, for a figure
 THUMB = 320, 200                                 # pixels
 PICTURES = {                                     # the figure that stands for a lesson, where it is not the first
-    "data": "fig-phantoms", "baselines": "fig-filters", "quality": "fig-transfer", "sde": "fig-paths",
-    "schedule": "fig-schedules", "loss": "fig-fft-loss", "training": "fig-levels", "sampling": "fig-squared",
-    "solvers": "fig-order", "network": "fig-features", "results": "fig-leaderboard", "tomography": "fig-matrix",
+    "data": "fig-phantoms", "scores": "fig-bootstrap", "baselines": "fig-filters", "quality": "fig-transfer", "sde": "fig-paths",
+    "schedule": "fig-schedules", "loss": "fig-fft-loss", "training": "fig-levels", "sampling": "fig-reverse",
+    "solvers": "fig-order", "network": "fig-features", "results": "fig-ablation", "tomography": "fig-sinograms",
     "comparisons": "fig-calls-real", "classical": "fig-em"}
 HIDDEN = r"^#\|\s*(hide|export|exporti|default_exp|echo: false)(\s|$)"
 COLAB = '''#| hide

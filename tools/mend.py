@@ -134,7 +134,7 @@ def is_chart(cell):
         if not png: continue
         picture = Image.open(io.BytesIO(base64.b64decode("".join(png)))).convert("RGBA").reduce(4)
         pixels = picture.getdata()
-        return sum(p == (255, 255, 255, 255) for p in pixels) > 0.45*len(pixels)
+        return sum(min(p) >= 248 for p in pixels) > 0.45*len(pixels)
     return False
 
 

@@ -94,8 +94,8 @@ def figure(mime, data, about):
     "A picture with its caption."
     text = "".join(data)
     kind = "data:image/png;base64," if mime == "image/png" else "data:image/svg+xml;utf8,"
-    alt = html.escape(about.get("fig-alt", "").strip("\"'"), quote=True)
-    caption = prose(about.get("fig-cap", "").strip("\"'"))
+    alt = html.escape(yaml.safe_load(about.get("fig-alt", "''")), quote=True)
+    caption = prose(yaml.safe_load(about.get("fig-cap", "''")))
     label = about.get("label", "")
     picture = f'<img src="{kind}{text.strip()}" alt="{alt}">'
     return f'<figure id="{label}"><div class="cell-output-display">{picture}</div><figcaption>{caption}</figcaption></figure>'

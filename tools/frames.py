@@ -1,7 +1,7 @@
 """Make the pictures that the explorers and the front page move: nbs/explorers/frames.{webp,json}, nbs/images/hero.*
 
 Everything comes from the procedural phantoms and from draws of the shipped networks; no pixel is a patient's.
-Run again after the networks have changed: taskset -c 0 python tools/frames.py"""
+Run again after the networks have changed: python tools/frames.py [patches] [views]; minutes on one core."""
 import json
 import sys
 from pathlib import Path
@@ -156,15 +156,56 @@ def write_hero(found):
     still.save(IMAGES/"hero-still.webp", lossless=True, quality=100, method=6)
 
 
-def main():
-    "Everything; prints the sizes."
+VIEWS = (8, 12, 16, 24, 32, 48, 64, 90)
+WINDOW = -150.0, 250.0               # HU that are black and white
+
+
+def reconstructions():
+    "A phantom slice (HU), its sinogram from 180 views, and FBP, TV and the learned prior from a few: (method, views, H, W)."
+    from ctdiff_edu.classical import tv_pdhg
+    from ctdiff_edu.reconstruction import hqs
+    from ctdiff_edu.tomography import ParallelBeam, hann, phantom_slices, to_attenuation, to_hu
+    net = ct.load_network("small", precision="float32")
+    hu = phantom_slices(5)[2:3]
+    mu = to_attenuation(hu)
+    rows = [[], [], []]
+    for n in VIEWS:
+        A = ParallelBeam(128, n, pixel_mm=350/128)
+        y = A(mu)
+        found = A.fbp(y, hann), tv_pdhg(A, y, 1e-3, steps=400, tol=0.02).x, hqs(net.D, A, y, 1e-3)
+        for row, image in zip(rows, found): row.append(to_hu(image)[0, 0])
+        print(n, "views", flush=True)
+    full = ParallelBeam(128, 180, pixel_mm=350/128)(mu)[0, 0]
+    return hu[0, 0].numpy(), full.numpy(), np.array([[v.numpy() for v in row] for row in rows])
+
+
+def write_views():
+    "views.webp: the methods in rows, the views in columns, the truth at the end; sinogram.webp; views.json."
+    hu, sinogram, rows = reconstructions()
+    def grey(v): return np.rint(np.clip((v - WINDOW[0])/(WINDOW[1] - WINDOW[0]), 0, 1)*63)*(255/63)
+    truth = np.concatenate([hu[None], np.zeros((2, *hu.shape)) - 1000])[:, None]
+    grid = grey(np.concatenate([rows, truth], 1)).transpose(0, 2, 1, 3).reshape(3*128, -1)
+    Image.fromarray(grid.astype(np.uint8)).save(EXPLORERS/"views.webp", lossless=True, quality=100, method=6)
+    lines = np.rint(sinogram/sinogram.max()*255).astype(np.uint8)
+    Image.fromarray(lines).save(EXPLORERS/"sinogram.webp", lossless=True, quality=100, method=6)
+    inside = hu > -500                                  # the error is that of the body
+    errors = np.sqrt(((rows - hu)[:, :, inside]**2).mean(-1)).round(1).tolist()
+    about = dict(side=128, views=VIEWS, window=WINDOW, methods=["FBP", "TV", "learned"], errors=errors)
+    (EXPLORERS/"views.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def main(*parts):
+    "Everything, or the parts that are named; prints the sizes."
     torch.set_num_threads(1)
-    found = material()
-    write_sheet(found)
-    write_hero(found)
-    for p in (EXPLORERS/"frames.webp", IMAGES/"hero.webp", IMAGES/"hero-still.webp"):
+    if "patches" in parts or not parts:
+        found = material()
+        write_sheet(found)
+        write_hero(found)
+    if "views" in parts or not parts: write_views()
+    for p in [*EXPLORERS.glob("*.webp"), *IMAGES.glob("hero*.webp")]:
         print(f"{p.relative_to(ROOT)}: {p.stat().st_size/1024:.0f} KB")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if set(sys.argv[1:]) - {"patches", "views"}: sys.exit("usage: frames.py [patches] [views]")
+    main(*sys.argv[1:])

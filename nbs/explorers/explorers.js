@@ -366,7 +366,121 @@ const posterior = {
   },
 };
 
-export const EXPLORERS = { forward, schedule, conditioning, reverse, posterior };
+const VIEWS = [8, 12, 16, 24, 32, 48, 64, 90];
+
+const views = {
+  title: "Fewer rays",
+  needs: () => slices(),
+  controls: [
+    { name: "n", label: "views", min: 0, max: 7, step: 1, value: 3, show: v => String(VIEWS[v]), play: 500 },
+    { name: "wipe", label: "views measured so far", min: 0, max: 1, step: 0.01, value: 1, show: v => `${Math.round(180 * v)}°` }],
+  draw(c, W, { n, wipe }, colours, { picture, sinogram, about }) {
+    const { side, errors, methods } = about;
+    const columns = W < 480 ? 2 : 4, gap = 10, head = 20;
+    const size = Math.min(260, Math.floor((W - gap * (columns - 1)) / columns));
+    const cell = i => [(i % columns) * (size + gap), Math.floor(i / columns) * (size + head + 8)];
+    c.imageSmoothingEnabled = true;
+    methods.forEach((name, i) => {
+      const [x, y] = cell(i);
+      write(c, `${name}, ${errors[i][n].toFixed(0)} HU off`, x, y + 14, colours.ink);
+      c.drawImage(picture, n * side, i * side, side, side, x, y + head, size, size);
+    });
+    const [x, y] = cell(3);
+    write(c, "the slice", x, y + 14, colours.ink);
+    c.drawImage(picture, VIEWS.length * side, 0, side, side, x, y + head, size, size);
+    const below = Math.ceil(4 / columns) * (size + head + 8) + 8, h = 120, w = Math.min(W, 560);
+    write(c, `the sinogram: all a scanner sees, ${VIEWS[n]} of 180 angles`, 0, below + 14, colours.ink);
+    c.fillStyle = "#000";
+    c.fillRect(0, below + head, w, h);
+    for (let k = 0; k < VIEWS[n]; k++) {
+      const angle = Math.floor(180 * k / VIEWS[n]);
+      if (angle > 180 * wipe) break;
+      c.drawImage(sinogram, 0, angle, sinogram.width, 1, 0, below + head + angle / 180 * h, w, Math.max(1, h / 180));
+    }
+    return { height: below + head + h + 6,
+      text: `${VIEWS[n]} views, no noise: ${methods.map((m, i) => `${m} ${errors[i][n].toFixed(0)} HU`).join(", ")}` };
+  },
+};
+
+let patient;                                       // of phantoms: the slice and its reconstructions
+
+async function load(name) {
+  const picture = new Image();
+  picture.src = new URL(name, import.meta.url);
+  await picture.decode();
+  return picture;
+}
+
+function slices() {
+  return patient ??= (async () => ({ about: await (await fetch(new URL("views.json", import.meta.url))).json(),
+    picture: await load("views.webp"), sinogram: await load("sinogram.webp") }))();
+}
+
+const network = {
+  title: "The network, here",
+  needs: true,
+  controls: [
+    { name: "sigma", label: "noise, and what the network is told", min: 0.05, max: 1, step: 0.05, value: 0.3,
+      show: v => fixed(v) },
+    IMAGE],
+  draw(c, W, { sigma, image }, colours, { get, side }, state) {
+    const x0 = get("clean", image), n = side * side;
+    state.mask ??= new Float32Array(n).fill(1);
+    state.z ??= noise(n, 1);
+    const y = x0.map((v, i) => v + sigma * state.mask[i] * state.z[i]);
+    const now = `${sigma} ${image} ${state.strokes}`;
+    const shown = [["draw noise here", y], ["one call", state.of === now ? state.answer : new Float32Array(n).fill(-1)],
+      ["the truth", x0]];
+    Object.assign(state, { y, sigma, now });
+    const used = patches(c, W, shown, colours);
+    state.size = Math.min(220, Math.floor((W - 10 * (W < 480 ? 1 : 2)) / (W < 480 ? 2 : 3)));
+    const before = psnr(y, x0);
+    return { height: used, text: state.of === now
+      ? `${fixed(before, 1)} dB before, ${fixed(psnr(state.answer, x0), 1)} dB after; `
+        + `the call took ${state.ms.toFixed(0)} ms in one thread of this browser`
+      : state.says ?? "Draw noise with a finger or the mouse, or put it everywhere; then denoise." };
+  },
+  start(canvas, state, redraw) {
+    const button = (words, run) => {
+      const el = make("button", { type: "button" }, words);
+      el.addEventListener("click", run);
+      return el;
+    };
+    const fill = v => { state.mask.fill(v); state.strokes = (state.strokes ?? 0) + 1; redraw(); };
+    canvas.style.touchAction = "pan-y";
+    canvas.addEventListener("pointermove", event => {
+      if (!event.buttons) return;
+      const side = Math.sqrt(state.mask.length), cx = event.offsetX / state.size * side;
+      const cy = (event.offsetY - 20) / state.size * side;
+      if (cx < 0 || cy < 0 || cx >= side || cy >= side) return;
+      state.mask.forEach((_, i) => {
+        if (Math.hypot(i % side + 0.5 - cx, Math.floor(i / side) + 0.5 - cy) < 3) state.mask[i] = 1;
+      });
+      state.strokes = (state.strokes ?? 0) + 1;
+      redraw();
+    });
+    const run = async () => {
+      try {
+        state.says = "Loading the network, 2.7 MB ...";
+        redraw();
+        const { unpack, denoise } = await import("./network.js");
+        if (!state.network) {
+          const answer = await fetch(new URL("small.bin", import.meta.url));
+          if (!answer.ok) throw new Error("its weights are packed when the site is built, and are not in this folder");
+          state.network = unpack(await answer.arrayBuffer());
+        }
+        const begin = performance.now();
+        state.answer = denoise(state.network, state.y, state.sigma);
+        Object.assign(state, { ms: performance.now() - begin, of: state.now });
+      } catch (error) { state.says = `The network did not come: ${error.message}`; }
+      redraw();
+    };
+    return make("div", { className: "explorer-buttons" }, button("Denoise", run),
+      button("No noise", () => fill(0)), button("Noise everywhere", () => fill(1)));
+  },
+};
+
+export const EXPLORERS = { forward, schedule, conditioning, reverse, posterior, views, network };
 
 // ---- a control, a canvas, and what ties them -----------------------------------------------------------
 
@@ -423,7 +537,8 @@ function player(spec, input) {
 export async function mount(el) {
   const about = EXPLORERS[el.dataset.explorer];
   if (!about) throw new Error(`data-explorer: got ${el.dataset.explorer}, want one of ${Object.keys(EXPLORERS)}`);
-  const patchesOf = about.needs ? await sheet() : null;
+  const patchesOf = typeof about.needs === "function" ? await about.needs() : about.needs ? await sheet() : null;
+  const state = {};
   const canvas = make("canvas");
   canvas.setAttribute("role", "img");
   const says = make("p", { className: "explorer-says" });
@@ -438,7 +553,7 @@ export async function mount(el) {
       canvas.style.height = `${height}px`;
       const c = canvas.getContext("2d");
       c.scale(ratio, ratio);
-      return about.draw(c, W, values, theme(el), patchesOf);
+      return about.draw(c, W, values, theme(el), patchesOf, state);
     };
     let drawn = paint(el.tall ?? 320);
     if (drawn.height !== (el.tall ?? 320)) drawn = paint(el.tall = drawn.height);
@@ -448,6 +563,7 @@ export async function mount(el) {
   };
   const controls = about.controls.map(spec => control(spec, values, redraw));
   const panel = make("div", { className: "explorer-controls" }, ...controls);
+  if (about.start) panel.append(about.start(canvas, state, redraw));
   el.replaceChildren(make("p", { className: "explorer-title" }, about.title), panel, canvas, says);
   el.setAttribute("role", "group");
   el.setAttribute("aria-label", `Explorer: ${about.title}`);

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 from mend import anchor_of, mend
+from pack import pack
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/"nbs"
@@ -169,6 +170,7 @@ def process():
     cache = proc_nbs(force=True, n_workers=2)
     missing = [p.name for p in NBS.glob("*.ipynb") if not (cache/p.name).exists()]
     if missing: raise SystemExit(f"docs: not processed: {' '.join(missing)}")
+    pack(cache/"explorers"/"small.bin")
     awaited = mend(cache)
     if awaited: print(f"docs: left out of the sidebar, not there yet: {' '.join(awaited)}")
     return cache

@@ -164,15 +164,16 @@ def reconstructions():
     "A phantom slice (HU), its sinogram from 180 views, and FBP, TV and the learned prior from a few: (method, views, H, W)."
     from ctdiff_edu.classical import tv_pdhg
     from ctdiff_edu.reconstruction import hqs
-    from ctdiff_edu.tomography import ParallelBeam, hann, phantom_slices, to_attenuation, to_hu
-    net = ct.load_network("small", precision="float32")
+    from ctdiff_edu.tomography import ParallelBeam, phantom_slices, to_attenuation, to_hu
+    net = ct.load_network("prior", precision="float32")
     hu = phantom_slices(5)[2:3]
     mu = to_attenuation(hu)
     rows = [[], [], []]
     for n in VIEWS:
         A = ParallelBeam(128, n, pixel_mm=350/128)
         y = A(mu)
-        found = A.fbp(y, hann), tv_pdhg(A, y, 1e-3, steps=400, tol=0.02).x, hqs(net.D, A, y, 1e-3)
+        how = dict(steps=40, first=0.7) if n < 24 else {}
+        found = A.fbp(y), tv_pdhg(A, y, 1e-3, steps=400, tol=0.02).x, hqs(net.D, A, y, 1e-3, **how)
         for row, image in zip(rows, found): row.append(to_hu(image)[0, 0])
         print(n, "views", flush=True)
     full = ParallelBeam(128, 180, pixel_mm=350/128)(mu)[0, 0]

@@ -149,8 +149,8 @@ def node(name):
 
 def build(folder, names):
     "Pages, styles, pictures and scripts in a folder; the names of the pages."
-    for part in ("explorers", "images"): shutil.copytree(NBS/part, folder/part)
-    shutil.copy(NBS/"styles.css", folder)
+    for part in ("explorers", "images"): shutil.copytree(ROOT/"_proc"/part, folder/part)
+    shutil.copy(ROOT/"_proc"/"styles.css", folder)
     mathjax, math = node("mathjax/es5/tex-svg.js"), ""
     if mathjax:
         shutil.copytree(mathjax.parent, folder/"mathjax")
@@ -203,8 +203,21 @@ CONTRAST = """axe.run(document, {runOnly: ["color-contrast", "image-alt", "label
     (v.nodes[0].any[0] || {}).message || ""}`))"""
 
 
+PRESSED = """(async () => {
+  const el = document.querySelector("[data-explorer=network]");
+  if (!el) return null;
+  [...el.querySelectorAll("button")].find(b => b.textContent === "Denoise").click();
+  for (let i = 0; i < 600; i++) {
+    const says = el.querySelector(".explorer-says").textContent;
+    if (/ms in one thread|did not come/.test(says)) return says;
+    await new Promise(done => setTimeout(done, 100));
+  }
+  return "no answer in a minute";
+})()"""
+
+
 def explorer_problems(browser):
-    "Explorers that did not appear, do not move, or are slow."
+    "Explorers that did not appear, do not move, or are slow; a network that does not answer."
     there = browser.run(MOUNTED)
     if there is None:
         yield "an explorer did not appear"
@@ -212,6 +225,8 @@ def explorer_problems(browser):
     for name, label, looks, ms in browser.run(MOVED) if there else []:
         if looks < 3: yield f"explorer {name}: moving {label!r} does not move the picture"
         if ms > SLOW_MS: yield f"explorer {name}: {label!r} answers in {ms} ms, want at most {SLOW_MS}"
+    says = browser.run(PRESSED, 120)
+    if says and "ms in one thread" not in says: yield f"explorer network: {says}"
 
 
 def theme_problems(browser, axe):
@@ -241,6 +256,28 @@ FORMULAS = """import("/explorers/explorers.js").then(m => ({
   cosine: [0, 0.1, 0.5, 0.9].map(t => m.cosineBar(t)), bent: m.cosineBar(0.3, 0.1),
   linear: [0.1, 0.5, 0.9].map(t => m.linearBar(t)), merged: Object.values(m.merge(0.7, 1.3, -0.2, 0.3)),
   pixel: m.denoisePixel(0.1, 0.4), grid: m.posteriorMean(0.7, 1.3, -0.2, 0.3), noise: [...m.noise(4000, 3)]}))"""
+
+
+NETWORK = """(async () => {{
+  const {{ unpack, denoise }} = await import("/explorers/network.js");
+  const network = unpack(await (await fetch("/explorers/small.bin")).arrayBuffer());
+  return [...denoise(network, Float32Array.from({x}), {sigma})];
+}})()"""
+
+
+def network_problems(browser):
+    "The network of the explorers against the library's, with weights of eight bits both."
+    import ctdiff_edu as ct
+    import torch
+    from pack import eight_bit
+    net = ct.load_network("small", precision="float32")
+    eight_bit(net.model)
+    for sigma in (0.1, 0.3, 1.0):
+        y = ct.add_noise(ct.phantoms(1, seed=5), sigma, torch.Generator().manual_seed(1))
+        want = ct.denoise(net.D, y, sigma).flatten()
+        got = torch.tensor(browser.run(NETWORK.format(x=y.flatten().tolist(), sigma=sigma)))
+        off = (got - want).abs().max().item()
+        if off > 0.01: yield f"network.js at noise {sigma}: off by up to {off:.4f}"
 
 
 def formula_problems(browser, address):
@@ -283,7 +320,9 @@ def walk(folder, names, shots):
             for width in WIDTHS:
                 found = page_problems(browser, address, name, width, axe, shots)
                 yield from (f"{name} at {width}: {problem}" for problem in found)
-        if "explorers" in names: yield from formula_problems(browser, address)
+        if "explorers" in names:
+            yield from formula_problems(browser, address)
+            yield from network_problems(browser)
     server.shutdown()
 
 

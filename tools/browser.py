@@ -25,7 +25,7 @@ def chromium():
 class Quiet(http.server.SimpleHTTPRequestHandler):
     "Files of a folder, without a line for each; scripts and models with the types that browsers want."
     extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {
-        ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm", ".webp": "image/webp"}
+        ".js": "text/javascript", ".bin": "application/octet-stream", ".webp": "image/webp"}
 
     def log_message(self, *args): pass
 

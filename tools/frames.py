@@ -1,4 +1,4 @@
-"""Make the pictures that the explorers and the front page move: nbs/explorers/frames.{webp,json}, nbs/images/hero.*
+"""Make the pictures that the explorers and the front page move, in nbs/explorers and nbs/images.
 
 Everything comes from the procedural phantoms and from draws of the shipped networks; no pixel is a patient's.
 Run again after the networks have changed: python tools/frames.py [patches] [views]; minutes on one core."""
@@ -71,7 +71,8 @@ def material():
     x0 = ct.phantoms(10, seed=11)[list(PICKS)]
     y = ct.add_noise(x0, SIGMA_N, generator(0))
     found = {"clean": x0, "noisy": y, "one": ct.denoise(small.D, y, SIGMA_N)}
-    chains = {"draw": chain(small.D, x0.shape, 4), "exact": chain(ct.condition(small.D, y, SIGMA_N), x0.shape, 2),
+    chains = {"draw": chain(small.D, x0.shape, 4),
+              "exact": chain(ct.condition(small.D, y, SIGMA_N), x0.shape, 2),
               "talk": talk_chain(talk, y, 3)}
     for name, (states, estimates) in chains.items():
         found[f"{name}.state"] = states.transpose(0, 1)            # image by image
@@ -110,6 +111,7 @@ def write_sheet(found):
 
 
 ZOOM, GAP, FOOT = 6, 12, 30          # of the hero: pixels for each of a patch, between patches, for the words
+BLUE, ORANGE, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
 
 
 def hero_frame(patches, words, share, colour):
@@ -131,16 +133,17 @@ def hero(found):
     "Frames and their milliseconds: the forward process, the reverse process, one call."
     def images_of(name, n): return found[name].reshape(len(PICKS), -1, SIDE, SIDE)[:, n]
     clean, noisy, z = images_of("clean", 0), images_of("noisy", 0), images_of("exact.state", 0)
-    frames = [(hero_frame(clean, "clean", 0, (0, 114, 178)), 900)]
+    frames = [(hero_frame(clean, "clean", 0, BLUE), 900)]
     for i in range(1, 17):
         angle = i/16*np.pi/2
         x = np.cos(angle)*clean + np.sin(angle)*z
-        frames.append((hero_frame(x, f"forward: noise, little by little   t = {i/16:.2f}", i/16, (0, 114, 178)), 90))
+        frames.append((hero_frame(x, f"forward: noise, little by little   t = {i/16:.2f}", i/16, BLUE), 90))
     for i in range(STEPS + 1):
         words = f"reverse: a network removes it, a measurement steers   call {i} of {STEPS}"
-        frames.append((hero_frame(images_of("exact.state", i), words, 1 - i/STEPS, (213, 94, 0)), 110))
-    frames.append((hero_frame(noisy, "or: the noisy measurement ...", 0, (0, 158, 115)), 1400))
-    frames.append((hero_frame(images_of("one", 0), "... and one call, the best single guess", 1, (0, 158, 115)), 2600))
+        frames.append((hero_frame(images_of("exact.state", i), words, 1 - i/STEPS, ORANGE), 110))
+    frames.append((hero_frame(noisy, "or: the noisy measurement ...", 0, GREEN), 1400))
+    one = images_of("one", 0)
+    frames.append((hero_frame(one, "... and one call, the best single guess", 1, GREEN), 2600))
     return frames
 
 
@@ -161,7 +164,7 @@ WINDOW = -150.0, 250.0               # HU that are black and white
 
 
 def reconstructions():
-    "A phantom slice (HU), its sinogram from 180 views, and FBP, TV and the learned prior from a few: (method, views, H, W)."
+    "A phantom slice (HU), its sinogram, and FBP, TV and the learned prior from few views: (method, views, H, W)."
     from ctdiff_edu.classical import tv_pdhg
     from ctdiff_edu.reconstruction import hqs
     from ctdiff_edu.tomography import ParallelBeam, phantom_slices, to_attenuation, to_hu

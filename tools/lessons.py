@@ -1,6 +1,6 @@
-"""Write what all lessons share: the gallery of nbs/index.ipynb with its thumbnails, and the cell that prepares Colab.
+"""Write what all lessons share: the gallery of nbs/index.ipynb with its thumbnails, and a cell for Colab.
 
-`--check` only compares. Thumbnails are cut from the stored figures; the numbers are those of the file names."""
+`--check` only compares. Thumbnails are cut from stored figures; the numbers are those of the file names."""
 import base64
 import hashlib
 import io
@@ -18,11 +18,11 @@ INDEX, THUMBS = NBS/"index.ipynb", NBS/"images"/"lessons"
 BEGIN, END = "::: {.gallery}", ":::"
 WORDS, LINE, FIGURE = 220, 2.5/60, 10/60         # words a minute; minutes for a line of code, for a figure
 THUMB = 320, 200                                 # pixels
-PICTURES = {                                     # the figure that stands for a lesson, where it is not the first
-    "data": "fig-phantoms", "scores": "fig-bootstrap", "baselines": "fig-filters", "quality": "fig-transfer", "sde": "fig-paths",
-    "schedule": "fig-schedules", "loss": "fig-fft-loss", "training": "fig-levels", "sampling": "fig-reverse",
-    "solvers": "fig-order", "network": "fig-features", "results": "fig-ablation", "tomography": "fig-sinograms",
-    "comparisons": "fig-calls-real", "classical": "fig-em"}
+PICTURES = {                                     # the figure that stands for a lesson, if not the first
+    "data": "fig-phantoms", "scores": "fig-bootstrap", "baselines": "fig-filters", "quality": "fig-transfer",
+    "sde": "fig-paths", "schedule": "fig-schedules", "loss": "fig-fft-loss", "training": "fig-levels", "sampling": "fig-reverse",
+    "solvers": "fig-order", "network": "fig-features", "results": "fig-ablation",
+    "tomography": "fig-sinograms", "comparisons": "fig-calls-real", "classical": "fig-em"}
 HIDDEN = r"^#\|\s*(hide|export|exporti|default_exp|echo: false)(\s|$)"
 COLAB = '''#| hide
 if "google.colab" in str(get_ipython()):    # Colab: fetch the lessons, install the package, stand beside them
@@ -88,7 +88,8 @@ def heading(cells):
 def main_text(cells):
     "The cells before the exercises and the checks: what is read from the beginning to the end."
     for c in cells:
-        if c["cell_type"] == "markdown" and re.search(r"^## (Exercises?|Checks)\b", text_of(c), flags=re.M): return
+        ends = re.search(r"^## (Exercises?|Checks)\b", text_of(c), flags=re.M)
+        if ends and c["cell_type"] == "markdown": return
         yield c
 
 

@@ -1,8 +1,8 @@
 """What nbdev leaves to be mended in a processed page, before Quarto reads it.
 
-A function whose source stands in the lesson is shown once, not as a signature and again as source. Signatures of the others
-are those of the source, links to names are relative and lead somewhere, titles carry the lesson's number, and every
-page links to its notebook and to Colab."""
+A function whose source stands in the lesson is shown once, not as a signature and again as source. Signatures of
+the others are those of the source, links to names are relative and lead somewhere, titles carry the lesson's number,
+and every page links to its notebook and to Colab."""
 import ast
 import base64
 import io
@@ -14,7 +14,7 @@ from lessons import NBS, ROOT, in_order, load, numbers, settings, text_of
 from PIL import Image
 
 FRONT = re.compile(r"\A---\n(.*?)\n---\n", flags=re.S)
-SHELLS = ("cli", "shell", "report", "lab")        # rooms whose names are words, too: no page links there by chance
+SHELLS = ("cli", "shell", "report", "lab")     # their names are words, too: no page links there by chance
 
 
 def set_text(cell, text):
@@ -51,7 +51,8 @@ def source_link(module, name):
     "A link to the line where something is defined."
     node, _ = definition(module, name)
     s = settings()
-    where = f"{s['git_url']}/blob/{s['branch']}/{s['lib_path']}/{module}.py" + (f"#L{node.lineno}" if node else "")
+    line = f"#L{node.lineno}" if node else ""
+    where = f"{s['git_url']}/blob/{s['branch']}/{s['lib_path']}/{module}.py{line}"
     return f'[source]({where}){{target="_blank" style="float:right; font-size:smaller"}}'
 
 
@@ -95,7 +96,8 @@ def named_anchors(folder):
     for path in folder.glob("*.ipynb"):
         cells = load(path)["cells"]
         anchors = set(re.findall(r"\[\]\{#([\w.-]+)\}", "\n".join(map(text_of, cells))))
-        heads = [h for c in cells if c["cell_type"] == "markdown" for h in re.findall(r"^#+ (.*)", text_of(c), re.M)]
+        prose = "\n\n".join(text_of(c) for c in cells if c["cell_type"] == "markdown")
+        heads = re.findall(r"^#+ (.*)", prose, flags=re.M)
         found[re.sub(r"^\d+_", "", path.stem)] = anchors | {anchor_of(h) for h in heads}
     return found
 
@@ -141,7 +143,8 @@ def is_chart(cell):
 def mend_charts(cells):
     "Mark the cells whose picture the dark theme may turn."
     for cell in cells:
-        if cell["cell_type"] == "code" and is_chart(cell): set_text(cell, f"#| classes: chart\n{text_of(cell)}")
+        if cell["cell_type"] != "code" or not is_chart(cell): continue
+        set_text(cell, f"#| classes: chart\n{text_of(cell)}")
 
 
 def mend_sidebar(path):
@@ -158,7 +161,7 @@ def mend_sidebar(path):
 
 
 def mend(folder):
-    "All processed pages in `folder`; returns the names of pages that the sidebar expects and that are not there."
+    "All processed pages in `folder`; returns the names that the sidebar expects and that are not there."
     lessons = in_order()
     number, known = numbers(lessons), {p.name for p in lessons}
     books = {path: load(path) for path in sorted(folder.glob("*.ipynb"))}

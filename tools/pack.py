@@ -1,4 +1,4 @@
-"""Pack the network `small` for the browser: 8-bit weights, one scale a row, in one file that nbs/explorers/network.js reads.
+"""Pack the network `small` for the browser: 8-bit weights, a scale for each row, in one file for network.js.
 
 The site's build calls this; nothing of it is committed. As a script it measures what the eight bits cost."""
 import json
@@ -36,8 +36,8 @@ def pack(path):
     for name, w in state(model).items():
         packed = quantised(w)
         about[name] = dict(shape=list(w.shape), at=at, kind="int8" if packed else "float32")
-        scale = packed[1] if packed else w
-        data = scale.contiguous().numpy().tobytes() + (packed[0].contiguous().numpy().tobytes() if packed else b"")
+        arrays = (packed[1], packed[0]) if packed else (w,)
+        data = b"".join(a.contiguous().numpy().tobytes() for a in arrays)
         data += b"\0"*(-len(data) % 4)
         parts.append(data)
         at += len(data)

@@ -1,8 +1,8 @@
-"""Look at the processed pages (_proc, which tools/docs.py makes) in a headless Chromium, at phone and desk width.
+"""Look at the processed pages (_proc, which tools/docs.py makes) in a headless Chromium, at two widths.
 
-No page scrolls sideways, none writes an error to the console, every explorer moves when its sliders do and computes what
-the library computes; with axe-core, the contrast of text in light and dark. The HTML is a plain stand-in for Quarto's:
-the same prose, code, outputs and nbs/styles.css. MathJax and axe-core are looked for in $CTDIFF_NODE and in node_modules.
+No page scrolls sideways, none writes an error to the console, every explorer moves when its sliders do and computes
+what the library computes; with axe-core, the contrast of text in light and dark. The HTML is a plain stand-in for
+Quarto's: the same prose, code, outputs and nbs/styles.css. MathJax and axe-core are looked for in $CTDIFF_NODE.
 `--shots DIR` keeps a picture of each page; names of pages limit the run."""
 import argparse
 import html
@@ -30,9 +30,11 @@ SHELL = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{ti
 BASE = """
 body { font: 17px/1.5 "Source Sans Pro", system-ui, sans-serif; margin: 0; color: #373a3c; background: #fff; }
 main { max-width: 900px; margin: 0 auto; padding: 12px; } a { color: #1f66c1; }
-code { font-size: 0.875em; } :not(pre) > code { background: #f6f6f6; padding: 0.1em 0.3em; border-radius: 4px; }
+code { font-size: 0.875em; }
+:not(pre) > code { background: #f6f6f6; padding: 0.1em 0.3em; border-radius: 4px; }
 pre { font-size: 14px; } .sourceCode pre { background: #f7f7f7; padding: 0.5rem; white-space: pre-wrap; }
-img { max-width: 100%; height: auto; } table { border-collapse: collapse; } td, th { padding: 0.25rem 0.5rem; }
+img { max-width: 100%; height: auto; } table { border-collapse: collapse; }
+td, th { padding: 0.25rem 0.5rem; }
 th, td { border-bottom: 1px solid rgba(128, 128, 128, 0.4); text-align: left; vertical-align: top; }
 details { border: 1px solid #8886; border-radius: 6px; padding: 0.4rem 0.8rem; margin: 1rem 0; }
 .quarto-dark { color: #fff; background: #222; } .quarto-dark a { color: #00bc8c; }
@@ -81,7 +83,9 @@ def prose(text):
     "Markdown as HTML, headings with Quarto's anchors."
     body = markdown2html(outside_code(with_references, with_divs(text)))
     body = re.sub(r'<a class="anchor-link".*?</a>', "", body)
-    def with_id(m): return f'<h{m[1]} id="{anchor_of(re.sub("<.*?>", "", html.unescape(m[2])))}">{m[2]}</h{m[1]}>'
+    def with_id(m):
+        anchor = anchor_of(re.sub("<.*?>", "", html.unescape(m[2])))
+        return f'<h{m[1]} id="{anchor}">{m[2]}</h{m[1]}>'
     return re.sub(r"<h([2-6])[^>]*>(.*?)</h\1>", with_id, body, flags=re.S)
 
 
@@ -97,8 +101,8 @@ def figure(mime, data, about):
     alt = html.escape(yaml.safe_load(about.get("fig-alt", "''")), quote=True)
     caption = prose(yaml.safe_load(about.get("fig-cap", "''")))
     label = about.get("label", "")
-    picture = f'<img src="{kind}{text.strip()}" alt="{alt}">'
-    return f'<figure id="{label}"><div class="cell-output-display">{picture}</div><figcaption>{caption}</figcaption></figure>'
+    picture = f'<div class="cell-output-display"><img src="{kind}{text.strip()}" alt="{alt}"></div>'
+    return f'<figure id="{label}">{picture}<figcaption>{caption}</figcaption></figure>'
 
 
 def output(out, about):
@@ -137,8 +141,8 @@ def page(path, math, theme="light"):
     front = next(yaml.safe_load(FRONT.match(text_of(c))[1]) for c in cells if FRONT.match(text_of(c)))
     body = "\n".join(prose(text_of(c)) if c["cell_type"] == "markdown" else code(c)
                      for c in cells if c["cell_type"] in ("markdown", "code"))
-    return SHELL.format(title=html.escape(front["title"]), subtitle=prose(front.get("description", "")), body=body,
-                        base=BASE, math=math, theme=theme)
+    title, subtitle = html.escape(front["title"]), prose(front.get("description", ""))
+    return SHELL.format(title=title, subtitle=subtitle, body=body, base=BASE, math=math, theme=theme)
 
 
 def node(name):
@@ -175,7 +179,8 @@ WIDE = """(() => {
     if (getComputedStyle(p).overflowX !== "visible") return true; return false; };
   const guilty = [...document.querySelectorAll("main *")].find(el =>
     el.getBoundingClientRect().right > limit + 1 && !clipped(el));
-  return `${wide} px wide, ${guilty ? guilty.tagName + "." + guilty.className + " " + guilty.textContent.slice(0, 60) : "?"}`;
+  const about = el => `${el.tagName}.${el.className} ${el.textContent.slice(0, 60)}`;
+  return `${wide} px wide, ${guilty ? about(guilty) : "?"}`;
 })()"""
 MOUNTED = """(async () => {
   for (let i = 0; i < 100; i++) {
@@ -196,9 +201,11 @@ MOVED = """(() => [...document.querySelectorAll("[data-explorer]")].flatMap(el =
       times.push(Number(el.dataset.milliseconds));
     }
     times.sort((a, b) => a - b);
-    return [el.dataset.explorer, el.querySelector(`label[for=${input.id}]`).textContent, looks.size, times[2]];
+    const label = el.querySelector(`label[for=${input.id}]`).textContent;
+    return [el.dataset.explorer, label, looks.size, times[2]];
   })))()"""
-CONTRAST = """axe.run(document, {runOnly: ["color-contrast", "image-alt", "label", "link-name", "button-name"]})
+RULES = '["color-contrast", "image-alt", "label", "link-name", "button-name"]'
+CONTRAST = f"axe.run(document, {{runOnly: {RULES}}})" + """
   .then(r => r.violations.map(v => `${v.id}: ${v.nodes.length} x ${v.nodes[0].target} ${
     (v.nodes[0].any[0] || {}).message || ""}`))"""
 
@@ -255,7 +262,7 @@ def page_problems(browser, address, name, width, axe, shots):
 FORMULAS = """import("/explorers/explorers.js").then(m => ({
   cosine: [0, 0.1, 0.5, 0.9].map(t => m.cosineBar(t)), bent: m.cosineBar(0.3, 0.1),
   linear: [0.1, 0.5, 0.9].map(t => m.linearBar(t)), merged: Object.values(m.merge(0.7, 1.3, -0.2, 0.3)),
-  pixel: m.denoisePixel(0.1, 0.4), grid: m.posteriorMean(0.7, 1.3, -0.2, 0.3), noise: [...m.noise(4000, 3)]}))"""
+  grid: m.posteriorMean(0.7, 1.3, -0.2, 0.3), noise: [...m.noise(4000, 3)]}))"""
 
 
 NETWORK = """(async () => {{
@@ -289,8 +296,9 @@ def formula_problems(browser, address):
     browser.open(f"{address}/explorers.html")
     got = browser.run(FORMULAS)
     asked = []
-    condition(lambda x, sigma: asked.append((x.item(), sigma.item())), torch.tensor([[[[-0.2]]]]).double(), 0.3)(
-        torch.tensor([[[[0.7]]]]).double(), 1.3)
+    def spy(x, sigma): asked.append((x.item(), sigma.item()))
+    x, y = (torch.full((1, 1, 1, 1), v, dtype=torch.float64) for v in (0.7, -0.2))
+    condition(spy, y, 0.3)(x, 1.3)
     noise = torch.tensor(got["noise"])
     want = {
         "cosine": [CosineSchedule().alpha_bar(t).item() for t in (0, 0.1, 0.5, 0.9)],
@@ -313,8 +321,9 @@ def walk(folder, names, shots):
     server, address = serve(folder)
     axe_file = node("axe-core/axe.min.js")
     axe = axe_file and axe_file.read_text(encoding="utf-8") + "; 0"
-    print(f"pages: MathJax {'local' if node('mathjax/es5/tex-svg.js') else 'not there: formulas were not typeset'}, "
-          f"axe-core {'local' if axe else 'not there: contrast was not measured'}")
+    typeset = "local" if node("mathjax/es5/tex-svg.js") else "not there: formulas were not typeset"
+    measured = "local" if axe else "not there: contrast was not measured"
+    print(f"pages: MathJax {typeset}; axe-core {measured}")
     with Browser() as browser:
         for name in names:
             for width in WIDTHS:

@@ -164,7 +164,7 @@ WINDOW = -150.0, 250.0               # HU that are black and white
 
 
 def reconstructions():
-    "A phantom slice (HU), its sinogram, and FBP, TV and the learned prior from few views: (method, views, H, W)."
+    "A phantom slice (HU), its sinogram, and FBP, TV and the prior from few views: (method, views, H, W)."
     from ctdiff_edu.classical import tv_pdhg
     from ctdiff_edu.reconstruction import hqs
     from ctdiff_edu.tomography import ParallelBeam, phantom_slices, to_attenuation, to_hu
@@ -193,7 +193,7 @@ def write_views():
     lines = np.rint(sinogram/sinogram.max()*255).astype(np.uint8)
     Image.fromarray(lines).save(EXPLORERS/"sinogram.webp", lossless=True, quality=100, method=6)
     inside = hu > -500                                  # the error is that of the body
-    errors = np.sqrt(((rows - hu)[:, :, inside]**2).mean(-1)).round(1).tolist()
+    errors = [[round(float(e), 1) for e in row] for row in np.sqrt(((rows - hu)[:, :, inside]**2).mean(-1))]
     about = dict(side=128, views=VIEWS, window=WINDOW, methods=["FBP", "TV", "learned"], errors=errors)
     (EXPLORERS/"views.json").write_text(json.dumps(about, indent=1) + "\n")
 

@@ -20,8 +20,8 @@ WORDS, LINE, FIGURE = 220, 2.5/60, 10/60         # words a minute; minutes for a
 THUMB = 320, 200                                 # pixels
 PICTURES = {                                     # the figure that stands for a lesson, if not the first
     "data": "fig-phantoms", "scores": "fig-bootstrap", "baselines": "fig-filters", "quality": "fig-transfer",
-    "sde": "fig-paths", "schedule": "fig-schedules", "loss": "fig-fft-loss", "training": "fig-levels", "sampling": "fig-reverse",
-    "solvers": "fig-order", "network": "fig-features", "results": "fig-ablation",
+    "sde": "fig-paths", "schedule": "fig-schedules", "loss": "fig-fft-loss", "training": "fig-levels",
+    "sampling": "fig-reverse", "solvers": "fig-order", "network": "fig-features", "results": "fig-ablation",
     "tomography": "fig-sinograms", "comparisons": "fig-calls-real", "classical": "fig-em"}
 HIDDEN = r"^#\|\s*(hide|export|exporti|default_exp|echo: false)(\s|$)"
 COLAB = '''#| hide

@@ -1,8 +1,8 @@
 """What nbdev leaves to be mended in a processed page, before Quarto reads it.
 
-A function whose source stands in the lesson is shown once, not as a signature and again as source. Signatures of
-the others are those of the source, links to names are relative and lead somewhere, titles carry the lesson's number,
-and every page links to its notebook and to Colab."""
+A function whose source stands in the lesson is shown once, not as a signature and again as source. Signatures
+of the others are those of the source, links to names are relative and lead somewhere, titles carry the
+lesson's number, and every page links to its notebook and to Colab."""
 import ast
 import base64
 import io

@@ -1,8 +1,8 @@
 """Look at the processed pages (_proc, which tools/docs.py makes) in a headless Chromium, at two widths.
 
-No page scrolls sideways, none writes an error to the console, every explorer moves when its sliders do and computes
-what the library computes; with axe-core, the contrast of text in light and dark. The HTML is a plain stand-in for
-Quarto's: the same prose, code, outputs and nbs/styles.css. MathJax and axe-core are looked for in $CTDIFF_NODE.
+No page scrolls sideways, none writes an error to the console, every explorer moves when its sliders do and
+computes what the library computes; with axe-core, the contrast of text in light and dark. The HTML is a plain
+stand-in for Quarto's: same prose, code, outputs and styles.css. MathJax and axe-core come from $CTDIFF_NODE.
 `--shots DIR` keeps a picture of each page; names of pages limit the run."""
 import argparse
 import html
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 from browser import Browser, chromium, serve
-from lessons import NBS, ROOT, load, text_of
+from lessons import ROOT, load, text_of
 from mend import FRONT, anchor_of
 from nbconvert.filters import Highlight2HTML, ansi2html, markdown2html
 

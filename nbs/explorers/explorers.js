@@ -375,7 +375,7 @@ const views = {
     { name: "n", label: "views", min: 0, max: 7, step: 1, value: 3, show: v => String(VIEWS[v]), play: 500 },
     { name: "wipe", label: "views measured so far", min: 0, max: 1, step: 0.01, value: 1, show: v => `${Math.round(180 * v)}°` }],
   draw(c, W, { n, wipe }, colours, { picture, sinogram, about }) {
-    const { side, errors, methods } = about;
+    const { side, errors, methods } = about, edge = 13, inner = side - 2 * edge;      // less air
     const columns = W < 480 ? 2 : 4, gap = 10, head = 20;
     const size = Math.min(260, Math.floor((W - gap * (columns - 1)) / columns));
     const cell = i => [(i % columns) * (size + gap), Math.floor(i / columns) * (size + head + 8)];
@@ -383,11 +383,11 @@ const views = {
     methods.forEach((name, i) => {
       const [x, y] = cell(i);
       write(c, `${name}, ${errors[i][n].toFixed(0)} HU off`, x, y + 14, colours.ink);
-      c.drawImage(picture, n * side, i * side, side, side, x, y + head, size, size);
+      c.drawImage(picture, n * side + edge, i * side + edge, inner, inner, x, y + head, size, size);
     });
     const [x, y] = cell(3);
     write(c, "the slice", x, y + 14, colours.ink);
-    c.drawImage(picture, VIEWS.length * side, 0, side, side, x, y + head, size, size);
+    c.drawImage(picture, VIEWS.length * side + edge, edge, inner, inner, x, y + head, size, size);
     const below = Math.ceil(4 / columns) * (size + head + 8) + 8, h = 120, w = Math.min(W, 560);
     write(c, `the sinogram: all a scanner sees, ${VIEWS[n]} of 180 angles`, 0, below + 14, colours.ink);
     c.fillStyle = "#000";

@@ -39,6 +39,7 @@ class Recipe:
     restart_epochs: int = 10     # cosine annealing restarts after so many epochs (T_0)
     warmup: int = 0              # steps over which the learning rate first rises linearly
     lambda_freq: float = 0.1     # weight of the frequency loss
+    alpha_freq: bool = False     # weigh that loss by alpha_t as well
     clip: float = 1.0            # largest gradient norm
     ema: float = 0.0             # decay of the moving average of the weights; 0: none
     precision: str = "auto"      # of the convolutions: "auto", "float32" or "bfloat16"
@@ -167,13 +168,18 @@ def train_step(
     "One optimizer step on one batch."
     with autocast(recipe, x0.device):
         batch = draw_batch(sde, x0, recipe, generator, part)
-        losses = torch.stack(diffusion_loss(model, sde, batch, recipe.lambda_freq))
+        losses = torch.stack(_losses(model, sde, batch, recipe))
     opt.zero_grad()
     losses[0].backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     _check_finite(losses[0], norm)
     opt.step()
     return losses.detach()
+
+# %% ../nbs/09_training.ipynb #8c7e7b87
+def _losses(model, sde, batch, recipe):
+    "Total, noise and frequency loss by the recipe."
+    return diffusion_loss(model, sde, batch, recipe.lambda_freq, recipe.alpha_freq)
 
 # %% ../nbs/09_training.ipynb #a24785c5
 def _check_finite(loss, norm):
@@ -327,7 +333,7 @@ def _valid_losses(model, sde, x, recipe, i):
     draws = stream(recipe.seed, VALID, i, device=x.device)
     with autocast(recipe, x.device):
         batch = draw_batch(sde, x, recipe, draws)
-        return torch.stack(diffusion_loss(model, sde, batch, recipe.lambda_freq)).double()
+        return torch.stack(_losses(model, sde, batch, recipe)).double()
 
 # %% ../nbs/09_training.ipynb #8f304d36
 def swap_averaged(

@@ -20,7 +20,7 @@ from .blanks import exercises
 from .ct_commands import export, reconstruct, simulate
 from .lab import FIRST, doctor, lab
 from .shell import SEED, each_of, some_of, whole
-from .shell import add_fields, on_terminal, run_command, say, tell, undisturbed
+from .shell import add_fields, on_terminal, run_command, say, tell
 
 # %% ../nbs/21_cli.ipynb #7cd93304
 METHODS = ("noisy", "blur", "tv", "nlm", "wavelet", "one-call", "sample", "bm3d", "talk", "mean8")
@@ -159,7 +159,7 @@ def recipe_options(
     p,  # parser
 ):
     "An option for each field of a recipe."
-    with undisturbed(): from ctdiff_edu.training import ONE_CYCLE, TALK
+    from ctdiff_edu.training import ONE_CYCLE, TALK
     add_fields(p, {"talk": TALK, "one-cycle": ONE_CYCLE})
 
 # %% ../nbs/21_cli.ipynb #389b9317
@@ -211,6 +211,14 @@ def _used(rows):
     "The names of the networks that a table was made with."
     return [text.split(":")[0] for text in rows[0]["weights"].split("; ") if text]
 
+# %% ../nbs/21_cli.ipynb #0a2417c1
+def _check_place(folder, names):
+    "ValueError if one of the tables, or what is kept, cannot be written."
+    from ctdiff_edu import files
+    files.check_folder(folder/"runs", "out")
+    if not folder.exists(): return
+    for name in names: files.check_writable(folder/f"{name}.csv", name="out")
+
 # %% ../nbs/21_cli.ipynb #cddee653
 def reproduce(
     data: source = "phantoms",       # phantoms, ct, organamnist, a MedMNIST-format .npz or crops:FILE
@@ -229,12 +237,15 @@ def reproduce(
     folder, device = files.check_folder(out, "out"), machine.pick_device(device)
     tables, columns = find_tables(["leaderboard"] if quick else only or TABLES[:-2], steps)
     if quick: tables["leaderboard"] = partial(tables["leaderboard"], quick=True)
+    _check_place(folder, tables)
     of = study.Study(data, "test", 0.3, folder/"runs", seed, precision, device, n)
     say(report.study_lines(of))
-    for name, make in tables.items():
-        rows = study.reproduce(of, folder, {name: make})[name]
-        tell(f"\n{name}\n\n{files.text_table(rows, *columns[name])}\n")
-        for net in _used(rows): say(dict(weights=report.network_line(of.network(net))))
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.held(folder):
+        for name, make in tables.items():
+            rows = study.reproduce(of, folder, {name: make})[name]
+            tell(f"\n{name}\n\n{files.text_table(rows, *columns[name])}\n")
+            for net in _used(rows): say(dict(weights=report.network_line(of.network(net))))
     say(dict(written=f"a .csv for each table in {out}"))
 
 # %% ../nbs/21_cli.ipynb #82354e54
@@ -247,6 +258,7 @@ def fetch(
     from ctdiff_edu import data, fetch as archive, files
     folder = files.check_folder(out or os.environ.get("CTDIFF_DATA", "."), "out")
     there = [folder/name for name in ("ct_slices256.npz", "ct_patches28.npz")]
+    for path in there if folder.exists() else (): files.check_writable(path, name="out")
     if what == "organamnist": there = [data.fetch_organamnist(out)]
     elif what == "tooth": there = [archive.fetch_tooth(folder, progress=on_terminal())]
     elif not all(path.exists() for path in there):

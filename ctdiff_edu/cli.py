@@ -267,7 +267,7 @@ def fetch(
 
 # %% ../nbs/21_cli.ipynb #a9d9cca1
 def verify(
-    out: dict(metavar="OUT"),  # a result of denoise, with its record beside it
+    out: dict(metavar="OUT"),  # a result of denoise, simulate or reconstruct
     source=None,               # the input, to compare it, too
     weights=None,              # the weights file, if it was none of the shipped ones
 ):

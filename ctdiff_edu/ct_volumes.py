@@ -62,10 +62,10 @@ def _by_tv(beam, y, sigma, generator, D):
 # %% ../nbs/21_ct_volumes.ipynb #3c2ba9fc
 CALM = 1e-3  # noise of line integrals that is assumed where there is none
 
-# %% ../nbs/21_ct_volumes.ipynb #8016b5e8
+# %% ../nbs/21_ct_volumes.ipynb #1be550ea
 def _by_hqs(beam, y, sigma, generator, D):
-    if sigma is None: return hqs(D, beam, y, CALM, last=0.002)
-    return hqs(D, beam, y, sigma, lam=0.1, last=0.02)
+    if sigma is None: return hqs(D, beam, y, CALM, steps=40, first=0.7, last=0.005)
+    return hqs(D, beam, y, sigma, steps=30, lam=0.1, first=0.7, last=0.01)
 
 # %% ../nbs/21_ct_volumes.ipynb #78af4109
 def _sampled(method, beam, y, sigma, generator, D):

@@ -107,15 +107,16 @@ def quality_table(
     source="ct_slices256.npz",  # slices, as in `load_slices`, with patients
     nets=("talk", "small"),     # networks
     sigma_n=0.1,                # noise level; 0.1 is 20 HU
-    slow=False,                 # with BM3D
+    contrast=0.15,              # of the disc; 0.15 is 30 HU
+    slow=True,                  # with BM3D
 ) -> list[dict]:                # rows: a kind of noise and a denoiser
     "Denoisers on the middle slice of each test patient: noise left, its grain, an edge, densities."
     x0, patients = middle_slices(source, "test")
     about = dict(data=f"{source}, the middle test slice of each patient", sigma_n=sigma_n, n=len(patients))
     kinds = [kind for kind in GRAINS if kind in ("white", "as FBP leaves it")]
-    denoisers = _judged(study, nets, slow)
-    return [about | dict(noise=kind, method=name) | judge(D, x0, sigma_n, GRAINS[kind](x0.shape[-2:]))
-            for kind in kinds for name, D in denoisers.items()]
+    spectra, denoisers = {k: GRAINS[k](x0.shape[-2:]) for k in kinds}, _judged(study, nets, slow)
+    return [about | dict(noise=kind, method=name) | judge(D, x0, sigma_n, spectrum, contrast)
+            for kind, spectrum in spectra.items() for name, D in denoisers.items()]
 
 # %% ../nbs/15_grain.ipynb #9a1a0022
 def _judged(study, nets, slow):

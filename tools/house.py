@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXPERIMENTS = {"study", "results", "comparisons", "evidence"}
+EXPERIMENTS = {"study", "results", "comparisons", "evidence", "grain"}
 SHELLS = {"report", "cli"}                     # rooms that may use everything
 FRONT = ("ct_commands", "cli")                 # the doors: they come after all rooms, whatever their number
 WIDE, TALL, MEDIAN = 3.6, 9.0, 250             # % of lines over 100, % of cells over ten lines, characters

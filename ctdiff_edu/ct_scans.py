@@ -122,7 +122,7 @@ def _check_hu(path, img):
     raise ValueError(f"path: {path} goes from {values.min():.4g} to {values.max():.4g}, want HU, in which "
                      f"air is -1000; a sinogram needs {geometry_file(path).name} beside it")
 
-# %% ../nbs/21_ct_scans.ipynb #3e5e321a
+# %% ../nbs/21_ct_scans.ipynb #a32e8048
 def _open_npz(path, split):
     "Slices (N,H,W) of HU called `hu` or like `test_hu`, and the side of their pixels."
     hu, mm, *other = load_npz(path, "hu", "mm", f"{split}_hu", f"{split}_mm")
@@ -131,7 +131,8 @@ def _open_npz(path, split):
         raise ValueError(f"path: {path} has no slices (N,H,W) called hu or {split}_hu")
     if not np.isfinite(hu).all(): raise ValueError(f"path: {path} has pixels that are NaN or infinite")
     def read(i): return Slice(hu[i])
-    return Image("npy", hu.shape, hu.dtype, "array", read), mm if mm is None else float(np.median(mm))
+    side = None if mm is None else float(np.median(mm))
+    return Image("npy", hu.shape, hu.dtype, "array", read), side
 
 # %% ../nbs/21_ct_scans.ipynb #dd26cb30
 def frame(
@@ -207,7 +208,7 @@ def each_slice(
     silent = None if progress else True
     for i in tqdm(numbers, unit="slice", disable=silent, leave=False): yield kept(i, make)
 
-# %% ../nbs/21_ct_scans.ipynb #8480c29b
+# %% ../nbs/21_ct_scans.ipynb #12db78d1
 def scanner(
     scan,     # `Scanned`
     views,    # over half a turn
@@ -217,10 +218,11 @@ def scanner(
     "The geometry of a simulated scan."
     n = bins or math.ceil(scan.size*math.sqrt(2))
     mm, place = scan.pixel_mm, None if scan.affine is None else scan.affine.tolist()
-    return Geometry(tuple(half_turn(views).rad2deg().tolist()), n, scan.size, mm, mm, (n - 1)/2, photons,
-                    simulated=True, hounsfield=True, shape=scan.shape, affine=place)
+    degrees = tuple(half_turn(views).rad2deg().tolist())
+    about = dict(simulated=True, hounsfield=True, shape=scan.shape, affine=place)
+    return Geometry(degrees, n, scan.size, mm, mm, (n - 1)/2, photons, **about)
 
-# %% ../nbs/21_ct_scans.ipynb #3d41f15c
+# %% ../nbs/21_ct_scans.ipynb #77ab9701
 def measure(
     beam,     # `ParallelBeam`
     scan,     # `Scanned`
@@ -231,8 +233,7 @@ def measure(
     "What a scanner would measure of a slice."
     p = beam(attenuation(scan, i))
     if photons is None: return p[0, 0].numpy()
-    counts = count_photons(p.double(), photons, generator=stream(seed, i))
-    return counts[0, 0].float().numpy()
+    return count_photons(p.double(), photons, generator=stream(seed, i))[0, 0].float().numpy()
 
 # %% ../nbs/21_ct_scans.ipynb #89e37daa
 def check_field(
@@ -246,10 +247,10 @@ def check_field(
     if (beyond > 0.1*WATER).any():
         say("the image leaves the field of view: views are cut off, values at its edge will be wrong")
 
-# %% ../nbs/21_ct_scans.ipynb #9a2c0b06
+# %% ../nbs/21_ct_scans.ipynb #3cf2199a
 def simulate_scan(
     source,          # DICOM file or folder, NIfTI, .npy or .npz of HU
-    out,             # .h5 (counts) or .npy (line integrals, with a geometry file); a file is replaced
+    out,             # .h5 (counts) or .npy (line integrals, and a geometry file)
     views=180,       # evenly spread over half a turn
     photons=None,    # sent along each ray; None: no noise
     slices=None,     # "a:b"
@@ -299,12 +300,13 @@ def _shifted(g, a, source):
 # %% ../nbs/21_ct_scans.ipynb #04911a53
 NO_WEIGHTS = dict(file="none", sha256=None)  # in the record of what no network has made
 
-# %% ../nbs/21_ct_scans.ipynb #8e90eac0
+# %% ../nbs/21_ct_scans.ipynb #06ab8239
 def _record(source, out, job):
     "Write the record of a simulation."
     about = dict(method="parallel-beam projection by strips", simulated=True)
     libraries = versions("torch", "numpy", "scipy")
-    write_record(out, input=entry(source), weights=NO_WEIGHTS, settings=job, run=about, versions=libraries)
+    facts = dict(weights=NO_WEIGHTS, settings=job, run=about, versions=libraries)
+    write_record(out, input=entry(source), **facts)
 
 # %% ../nbs/21_ct_scans.ipynb #627b97a3
 def dose_text(photons): return "no noise" if photons is None else f"{photons:g} photons a ray"

@@ -22,7 +22,7 @@ from .files import check_readable, check_writable, in_one_line, write_whole
 from .tomography import ParallelBeam, Scan, _h5py, _mended, check_sinogram
 from .tomography import find_centre, level_air, line_integrals, log_transform
 
-# %% ../nbs/20_sinograms.ipynb #f8ad41cf
+# %% ../nbs/20_sinograms.ipynb #21f6e1e4
 @dataclass(frozen=True)
 class Geometry:
     "How sinograms were measured, and where the slices that they show lie."
@@ -31,12 +31,12 @@ class Geometry:
     size: int                     # height and width of a slice (pixels)
     pixel_mm: float = 1.0         # side of a pixel
     bin_mm: float = 1.0           # width of a bin
-    centre: float | None = None   # where the axis is on the detector (bins, from 0); None: not known
+    centre: float | None = None   # where the axis is (bins, from 0); None: not known
     photons: float | None = None  # sent along each ray; None: no noise, or not known
     simulated: bool = False       # by this package
     hounsfield: bool = False      # is the attenuation that of HU, water 0.02/mm?
     shape: tuple | None = None    # (H,W) of a slice before it was made square
-    affine: tuple | None = None   # (4,4) from (column, row, slice) to mm, to the right, front and top
+    affine: tuple | None = None   # (4,4) from (column, row, slice) to mm
     source: dict | None = None    # the scan that was simulated
 
     def beam(self):
@@ -90,10 +90,10 @@ def _check_frame(size, bins, shape):
     if not pair or max(shape) != size:
         raise ValueError(f"shape: got {shape!r}, want two whole numbers, the larger one {size}")
 
-# %% ../nbs/20_sinograms.ipynb #0aac430d
+# %% ../nbs/20_sinograms.ipynb #3b2639f1
 def _check_place(affine, source):
     "ValueError unless the place is an affine that can be inverted, and the source a dict."
-    if source is not None and not isinstance(source, dict): raise ValueError("source: want a JSON object")
+    if not isinstance(source, dict | None): raise ValueError("source: want a JSON object")
     if affine is None: return
     try: a = np.asarray(affine, dtype=np.float64)
     except (TypeError, ValueError): a = np.zeros(0)
@@ -123,7 +123,7 @@ def read_geometry(
     if not isinstance(about, dict): raise ValueError(f"geometry: {path} is no JSON object")
     with in_one_line(f"geometry: {path} is none", ValueError): return _from_json(about, bins)
 
-# %% ../nbs/20_sinograms.ipynb #fcaae1b9
+# %% ../nbs/20_sinograms.ipynb #e7b7c06e
 def _degrees(angles):
     "Directions as float64 (views,); ValueError if they are none, or look like radians."
     try: a = np.asarray(angles, dtype=np.float64)
@@ -132,7 +132,8 @@ def _degrees(angles):
         raise ValueError("angles: want a list of finite numbers, degrees")
     span = np.ptp(a)*len(a)/max(1, len(a) - 1)
     if len(a) >= 8 and min(abs(span/turn - 1) for turn in (math.pi, 2*math.pi)) < 0.02:
-        raise ValueError(f"angles: got {a.min():.4g} to {a.max():.4g}, which look like radians, want degrees")
+        got = f"{a.min():.4g} to {a.max():.4g}"
+        raise ValueError(f"angles: got {got}, which look like radians, want degrees")
     return a
 
 # %% ../nbs/20_sinograms.ipynb #c84db68f

@@ -28,7 +28,6 @@ SHOWN_IN = {
     "15_comparisons.ipynb": ("solvers",),
     "15_evidence.ipynb": tuple(evidence.TABLES),
 }
-SHOWN_OF_SLICES = {"17_classical.ipynb": ("classical",), "18_reconstruction.ipynb": ("learned", "grid")}
 TOLERANCE = {   # other processors round otherwise
     "psnr": 0.002, "psnr_lo": 0.005, "psnr_hi": 0.005,
     "ssim": 0.0002, "ssim_lo": 0.0005, "ssim_hi": 0.0005, "calls": 0,
@@ -162,17 +161,14 @@ def problems():
     for lesson, names in SHOWN_IN.items():
         text = printed_by(lesson)
         for name in names: yield from unprinted(name, text, lesson)
-    for lesson, names in SHOWN_OF_SLICES.items():
-        text = printed_by(lesson)
-        for name in names: yield from unprinted(name, text, lesson, "ct_slices256")
     board = load_table(RESULTS/"ct_patches28"/"leaderboard.csv")
     readme = (ROOT/"README.md").read_text()
     yield from missing([r for r in board if r["group"] == "all"], readme, "README.md")
 
 
-def unprinted(name, text, lesson, data="ct_patches28"):
+def unprinted(name, text, lesson):
     "Lines on the rows of one table that its lesson does not print; a table that was never made is named."
-    path = RESULTS/data/f"{name}.csv"
+    path = RESULTS/"ct_patches28"/f"{name}.csv"
     if path.exists():
         yield from missing(load_table(path), text, lesson)
     else:

@@ -25,7 +25,7 @@ from ctdiff_edu.reconstruction import dds, ray_noise
 from ctdiff_edu.sampling import load_network
 from ctdiff_edu.scores import interval_columns, mean_interval
 from ctdiff_edu.tomography import ParallelBeam, simulate, to_attenuation, to_hu
-from ctdiff_edu.uncertainty import (certified_stretch, contrast, covered, denoising_sampler, ensemble,
+from ctdiff_edu.uncertainty import (auc, certified_stretch, contrast, covered, denoising_sampler, ensemble,
                                     fit_stretch, place, quiet_places, risk_bound, spread_bins, stretched,
                                     student_interval, verdict, with_contrast)
 
@@ -211,9 +211,9 @@ def asked(draws, fbp, found, about):
     for at, size, c in found:
         for threshold in ([c] if c else CONTRASTS):
             seen, p = verdict(draws, at, threshold/2)
-            by_fbp = (contrast(fbp, at) > threshold/2).item()
+            by_mean, by_fbp = contrast(draws.mean(0), at).item(), contrast(fbp, at).item()
             row = dict(size=size, contrast=threshold, there=int(c > 0), seen=int(seen), p=p.item())
-            yield about | row | dict(fbp=int(by_fbp))
+            yield about | row | dict(fbp=int(by_fbp > threshold/2), by_mean=by_mean, by_fbp=by_fbp)
 
 
 def lesions(folder, a):
@@ -245,6 +245,8 @@ def _rates(of):
         some, end = [r for r in of if r["there"] == there], "" if there else " (removed)"
         row[word] = f"{len(some)} places"
         for key in ("seen", "p", "fbp"): row[NAMES[key] + end] = float(np.mean([r[key] for r in some]))
+    for key, name in (("by_mean", "AUC"), ("by_fbp", "AUC (FBP)")):
+        row[name] = auc(*([r[key] for r in of if r["there"] == there] for there in (1, 0)))
     return row
 
 

@@ -14,10 +14,9 @@ import torch
 from .classical import _over, osem
 from .files import write_whole
 from .machine import gather, ranks, stream
-from .sampling import ancestral
 from .scores import Denoiser
 from .sde import GaussianPrior, per_image
-from .solvers import karras_levels, logsnr_levels
+from .solvers import dpmpp2m, karras_levels, logsnr_levels
 from .tomography import WATER, _checked_sinogram, conjugate_gradients, to_attenuation, to_hu
 
 # %% ../nbs/18_reconstruction.ipynb #18a00011
@@ -245,7 +244,7 @@ def mmps(
     first=10.0,      # noise level of the first step, units of the prior
     last=0.005,      # and of the last
     inner=5,         # steps of conjugate gradients in each
-    solver=ancestral,  # solver(D, x, levels, generator) -> x at the last level
+    solver=dpmpp2m,  # solver(D, x, levels, generator) -> x at the last level
 ) -> torch.Tensor:   # (B,1,size,size), 1/mm
     "Moment matching posterior sampling (Rozet et al. 2024): any solver on `condition_views`."
     levels = karras_levels(_count(steps), first, last)

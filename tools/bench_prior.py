@@ -2,7 +2,7 @@
 
 views: 15, 30, 60 views, and 30 with photon noise; tuned on val slices, then test slices (learned.csv).
 grid: without inverse crime: sinograms of a twice finer grid, by another projector (grid.csv).
-large: 256x256 at 30 views, with seconds a slice (large.csv).
+large: 256x256 at 30 views, three slices, with seconds a slice (large.csv).
 sweep: 8 to 120 views, TV and the learned prior (sweep.csv).
 posterior: each method against the exact posterior of a Gaussian prior (posterior.csv).
 TV alone, which takes longest, can be computed before: add --tv.
@@ -25,7 +25,7 @@ from ctdiff_edu.data import load_slices, window
 from ctdiff_edu.files import save_table, text_table, write_whole
 from ctdiff_edu.reconstruction import (Measured, cloud_prior, dds, dps, exact_posterior, from_unit, hqs, mmps,
                                        ray_noise, to_unit)
-from ctdiff_edu.sampling import load_network
+from ctdiff_edu.sampling import ancestral, load_network
 from ctdiff_edu.scores import interval_columns, mean_interval, psnr, ssim
 from ctdiff_edu.tomography import WATER, ParallelBeam, to_attenuation, to_hu
 
@@ -34,15 +34,17 @@ PHOTONS = 3e3
 NOISY = "30 views, 3000 photons"
 SWEEP = (8, 15, 30, 60, 120)
 TV_RUN = dict(steps=3000, tol=0.01)
+LARGE_RUN = dict(steps=1000, tol=0.01)
 
 # tried on val; sigma is the noise that is assumed where there is none
 SHORT = dict(sigma=1e-3, steps=20, first=0.2, last=0.005)
 LONG = dict(sigma=1e-3, steps=40, first=0.7, last=0.005)
 SETTINGS = {
     "15 views": [SHORT, LONG], "30 views": [SHORT, LONG], "60 views": [SHORT, SHORT | dict(last=0.002)],
-    NOISY: [dict(lam=v, steps=40, first=1.0, last=0.01) for v in (0.3, 0.1)]}
+    NOISY: [dict(lam=v, steps=30, first=0.7, last=0.01) for v in (0.3, 0.1, 0.03)]}
 OTHER = [dict(sigma=s, steps=20, first=0.5, last=0.005) for s in (3e-3, 1e-2)]
 OTHER_TV = (1e-2, 3e-2, 1e-1, 3e-1)
+LARGE_TV = 3e-3                         # mm
 SWEEP_TV = 1e-3                         # mm; within 0.3 dB of the best at 15, 30 and 60 views on val
 
 
@@ -98,7 +100,7 @@ def by_prior(case, net, setting):
 
 
 def by_tv(case, lam):
-    done = tv_pdhg(case.A, case.y, lam, **TV_RUN)
+    done = tv_pdhg(case.A, case.y, lam, **(LARGE_RUN if case.A.size == 256 else TV_RUN))
     return done.x, done.gap
 
 
@@ -139,7 +141,7 @@ def tuned(name, settings, run, tuning, method):
 def words(setting):
     "A setting as text."
     if isinstance(setting, float): return f"{setting:g} mm"
-    return ", ".join(f"{k} {v:g}" for k, v in setting.items())
+    return ", ".join(f"{k} {v.__name__ if callable(v) else format(v, 'g')}" for k, v in setting.items())
 
 
 def row(case, method, s, setting, weights, base=None):
@@ -147,9 +149,11 @@ def row(case, method, s, setting, weights, base=None):
     made = dict(scan=case.name, method=method, n=len(case.x))
     for name, key in (("psnr", "psnr"), ("ssim", "ssim"), ("rms (HU)", "rms")):
         made |= interval_columns(name, mean_interval(s[key], case.patients))
-    gain = (float("nan"),)*3 if base is None else mean_interval(s["psnr"] - base["psnr"], case.patients)
+    if base is not None:
+        gain = mean_interval(s["psnr"] - base["psnr"], case.patients)
+        made |= interval_columns("over TV (dB)", gain)
     other = {"gap (%)": 100*float(s["gap"].max()), "seconds": float(s["seconds"])}
-    return made | interval_columns("gain", gain) | other | dict(setting=words(setting), weights=weights)
+    return made | other | dict(setting=words(setting), weights=weights)
 
 
 def name_of(net):
@@ -192,10 +196,10 @@ def grid(net, folder):
 
 def large(net, folder):
     "Write large.csv: 256x256, with the settings that are best for 128x128."
-    case = Case("30 views, 256x256", "test", 1)
-    base = tv_scores(case, SWEEP_TV, folder)
+    case = Case("30 views, 256x256", "test", 1, 3)
+    base = tv_scores(case, LARGE_TV, folder)
     if net is None: return
-    rows = list(pair(case, base, SWEEP_TV, prior_scores(case, net, SHORT, folder), SHORT, net))
+    rows = list(pair(case, base, LARGE_TV, prior_scores(case, net, SHORT, folder), SHORT, net))
     save_table(rows, folder/"large.csv")
     show(rows)
 
@@ -215,7 +219,7 @@ def sweep(net, folder):
 
 def pair(case, base, lam, learned, setting, net):
     "The lines of TV and of the learned prior, with the paired gain."
-    yield row(case, "TV", base, lam, "")
+    yield row(case, "TV", base, lam, "", base)
     yield row(case, "learned prior", learned, setting, name_of(net), base)
 
 
@@ -267,8 +271,7 @@ class Exact:
         k, mean = len(x), x.double().mean(0)
         off = ((mean - self.mean).square().sum((1, 2, 3)).mean()/self.whole).sqrt().item()
         made = dict(method=method, setting=setting, samples=k, off=off) | {"seconds": took}
-        none = float("nan")
-        if k == 1: return made | dict(seen=none, silent=none, coverage=none)
+        if k == 1: return made | dict(seen="-", silent="-", coverage="-")
         spread = x.double().var(0).flatten(1)   # (3,d)
         off_mean = (x.double() - mean).flatten(2)
         seen = ((off_mean @ self.V).square().sum((0, 2))/(k - 1)).mean()
@@ -286,12 +289,13 @@ POSTERIOR = [
     (hqs, dict(steps=80, first=1.0, last=0.02)),
     (dds, dict(steps=50, **WIDE)), (dds, dict(steps=50, gamma=0.01, **WIDE)),
     (dps, dict(steps=150, zeta=0.005, **WIDE)), (dps, dict(steps=150, zeta=0.02, **WIDE)),
+    (mmps, dict(steps=30, inner=20, solver=ancestral, **WIDE)),
     (mmps, dict(steps=30, inner=5, **WIDE)), (mmps, dict(steps=30, inner=20, **WIDE)),
 ]
 
 
 def show(rows):
-    if rows: print(text_table(rows, "scan", "method", "n", "psnr", "gain", "ssim", "rms (HU)", "setting"))
+    for r in rows: print(text_table([r], *(c for c in r if not c.endswith(("_lo", "_hi")))))
 
 
 def main():

@@ -7,7 +7,7 @@ __all__ = ['Interval', 'Place', 'denoising_sampler', 'gaussian_gain', 'gaussian_
            'student_interval', 'covered', 'ranks', 'uniform_p', 'tarp', 'expected_coverage', 'stretched',
            'needed_stretch', 'fit_stretch', 'by_patient', 'spread_bins', 'hoeffding_bentkus', 'risk_bound',
            'certified_stretch', 'added', 'contradicted', 'place', 'contrast', 'with_contrast', 'quiet_places',
-           'verdict']
+           'verdict', 'auc']
 
 # %% ../nbs/19_uncertainty.ipynb #19a00004
 import math
@@ -383,3 +383,13 @@ def verdict(
     "Is there a lesion? By the mean of the draws, and by the sampler's own probability."
     seen = contrast(draws.mean(0), at) > threshold
     return seen, (contrast(draws, at) > threshold).double().mean(0)
+
+# %% ../nbs/19_uncertainty.ipynb #19d00031
+def auc(
+    planted,  # (n,) contrasts where lesions are
+    removed,  # (m,) contrasts where none are
+) -> float:   # 0 to 1; NaN without one of the two
+    "Probability that a planted place shows more than a removed one; ties count half."
+    a, b = (torch.as_tensor(v, dtype=torch.float64) for v in (planted, removed))
+    more = a[:, None] - b
+    return ((more > 0).double() + 0.5*(more == 0).double()).mean().item()

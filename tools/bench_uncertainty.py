@@ -21,11 +21,11 @@ from ctdiff_edu.data import load_slices, unwindow, window
 from ctdiff_edu.evidence import spread_over_skill
 from ctdiff_edu.files import save_table, text_table, write_whole
 from ctdiff_edu.quality import body_mask
-from ctdiff_edu.reconstruction import dds, ray_noise
+from ctdiff_edu.reconstruction import dds, hqs, ray_noise
 from ctdiff_edu.sampling import load_network
 from ctdiff_edu.scores import interval_columns, mean_interval
 from ctdiff_edu.tomography import ParallelBeam, simulate, to_attenuation, to_hu
-from ctdiff_edu.uncertainty import (certified_stretch, contrast, covered, denoising_sampler, ensemble,
+from ctdiff_edu.uncertainty import (auc, certified_stretch, contrast, covered, denoising_sampler, ensemble,
                                     fit_stretch, place, quiet_places, risk_bound, spread_bins, stretched,
                                     student_interval, verdict, with_contrast)
 
@@ -35,6 +35,8 @@ K = 6             # draws of a noisy slice
 K_VIEWS = 5       # and of a scan
 SIGMA_Y = 0.01    # noise of a ray without photon noise, as line integral
 DDS = dict(steps=16, inner=10)
+HQS = dict(steps=24, first=0.7)                          # without photon noise
+COUNTED = dict(steps=24, first=0.7, lam=0.1, last=0.02)  # with it
 SCANS = {"60 views": (60, None), "30 views": (30, None), "15 views": (15, None),
          "30 views, 3000 photons": (30, 3e3)}
 SIZES, CONTRASTS = (6, 12, 24), (50, 150)   # mm, HU
@@ -106,6 +108,13 @@ def reconstructed(net, scan, mu, name, folder):
         return dds(net.D, A, y.repeat(K_VIEWS, 1, 1, 1), sigma, generator=stream("dds", name), **DDS)[:, None]
     about = dict(what=f"{scan} {name}", k=K_VIEWS, scan=SCANS[scan], sigma=SIGMA_Y, dds=DDS, net=net.settings)
     return kept(folder, about, mu, make)
+
+
+def best_guess(net, scan, mu, name, folder):
+    "One image (1,1,H,W) in 1/mm, by half-quadratic splitting."
+    how = HQS if SCANS[scan][1] is None else COUNTED
+    about = dict(what=f"HQS, {scan} {name}", scan=SCANS[scan], sigma=SIGMA_Y, hqs=how, net=net.settings)
+    return kept(folder, about, mu, lambda: hqs(net.D, *scanned(scan, mu, name), **how))
 
 
 # coverage
@@ -206,14 +215,17 @@ def with_lesions(hu, body, name):
     return hu, found
 
 
-def asked(draws, fbp, found, about):
+def asked(draws, others, found, about):
     "A row for each place and each contrast that a lesion there might have: was it there, was it seen?"
     for at, size, c in found:
         for threshold in ([c] if c else CONTRASTS):
             seen, p = verdict(draws, at, threshold/2)
-            by_fbp = (contrast(fbp, at) > threshold/2).item()
-            row = dict(size=size, contrast=threshold, there=int(c > 0), seen=int(seen), p=p.item())
-            yield about | row | dict(fbp=int(by_fbp))
+            row = dict(size=size, contrast=threshold, there=int(c > 0), seen=int(seen), probability=p.item())
+            row |= dict(draws=contrast(draws.mean(0), at).item())
+            for method, x in others.items():
+                row |= {f"{method} shows": contrast(x, at).item()}
+                row |= {method: int(row[f"{method} shows"] > threshold/2)}
+            yield about | row
 
 
 def lesions(folder, a):
@@ -227,7 +239,8 @@ def lesions(folder, a):
             mu = to_attenuation(planted)
             x = to_hu(reconstructed(net, scan, mu, name, folder))
             A, y, _ = scanned(scan, mu, name)
-            rows += asked(x, to_hu(A.fbp(y)), found, dict(scan=scan, patient=i))
+            others = dict(HQS=to_hu(best_guess(net, scan, mu, name, folder)), FBP=to_hu(A.fbp(y)))
+            rows += asked(x, others, found, dict(scan=scan, patient=i))
     return rows, about_net(net)
 
 
@@ -244,11 +257,11 @@ def _rates(of):
     for word, there in (("planted", 1), ("removed", 0)):
         some, end = [r for r in of if r["there"] == there], "" if there else " (removed)"
         row[word] = f"{len(some)} places"
-        for key in ("seen", "p", "fbp"): row[NAMES[key] + end] = float(np.mean([r[key] for r in some]))
+        for key in ("seen", "probability", "HQS", "FBP"):
+            row[key + end] = float(np.mean([r[key] for r in some]))
+    for key, name in (("draws", "AUC"), ("HQS shows", "AUC (HQS)"), ("FBP shows", "AUC (FBP)")):
+        row[name] = auc(*([r[key] for r in of if r["there"] == there] for there in (1, 0)))
     return row
-
-
-NAMES = dict(seen="seen", p="probability", fbp="FBP")
 
 
 def show(rows, *columns): print(text_table(rows, *columns), flush=True)

@@ -231,13 +231,13 @@ def rows_of(path, *without):
     return [{k: v for k, v in row.items() if k not in without} for row in load_table(path)]
 
 
-def kill_training(sound, whole, span, where, rng, most=12):
+def kill_training(sound, whole, span, where, rng, most=8):
     "Kill a training again and again, and compare it with one that nothing happened to."
-    folder, kills, done = place(sound, where), 0, False
-    while not done and kills < most:
+    folder, kills = place(sound, where), 0
+    while kills < most:
         more = " --resume" if (folder/"run"/"checkpoint.safetensors").exists() else ""
-        done = strike(TRAIN + more, folder, span*0.4, rng)
-        kills += not done
+        if strike(TRAIN + more, folder, span*0.2, rng): break
+        kills += 1
     run(TRAIN + " --resume", folder)
     look_clean(folder)
     for name in ("checkpoint", "weights"):
@@ -251,7 +251,7 @@ def kill_training(sound, whole, span, where, rng, most=12):
 def kill_reproducing(sound, whole, span, where, rng, most=6):
     "Kill a reproduction again and again; what was finished is kept."
     folder, kills, done, kept = place(sound, where), 0, False, {}
-    while not done and kills < most:
+    while kills < most and not done:
         done = strike(REPRODUCE, folder, span*0.4, rng)
         kills += not done
         now = {p: p.stat().st_mtime_ns for p in folder.glob("tables/runs/*.npz")}

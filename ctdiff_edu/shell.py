@@ -218,6 +218,8 @@ def _close_streams():
         except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 # %% ../nbs/20_shell.ipynb #10b2625d
+_GROUPS = []   # kept
+
 @contextlib.contextmanager
 def _processes(device):
     "Join the other processes that torchrun started."
@@ -226,6 +228,7 @@ def _processes(device):
     cuda = pick_device(device) == "cuda"
     if cuda: torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    _GROUPS.append(torch.distributed.group.WORLD)
     heard = sys.stdout if torch.distributed.get_rank() == 0 else io.StringIO()
     try:
         with contextlib.redirect_stdout(heard): yield

@@ -1,14 +1,13 @@
 """Kill training, denoising and reproducing at random moments by a seed, and look at what is left.
 
-Each command runs in a process of its own, which gets SIGKILL, SIGTERM, SIGHUP or Ctrl-C: at any moment, or
-while a file is being written. Then no file may be half there, no traceback printed, and nothing left behind
-but what no program can clean up after SIGKILL; that must be gone after the next run. A training that goes on
-must end bit by bit as one that nothing happened to, a reproduction must keep what it had finished, and a
-repeated denoising must give the same bytes; so must one whose streams are closed. Most processes are forked
-from one that has imported everything, so that the moments fall into the work; some start anew, so that they
-fall into the imports, too."""
+Each command runs in a process of its own, which gets SIGKILL, SIGTERM, SIGHUP or Ctrl-C: at any moment, or at
+one of its calls that deal with files. Then no file may be half there, no traceback printed, and nothing left
+behind but what no program can clean up after SIGKILL; that must be gone after the next run. A training that
+goes on must end bit by bit as one that nothing happened to, a reproduction must keep what it had finished,
+and a repeated denoising must give the same bytes; so must one whose streams are closed. Most processes are
+forked from one that has imported everything, so that the moments fall into the work; some start anew, so that
+they fall into the imports, too."""
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -40,7 +39,7 @@ from ctdiff_edu.files import load_npz, load_table
 from ctdiff_edu.weights import load_checkpoint
 
 SECONDS = 240                # after which a process counts as hanging
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+SIGNALS = (*[signal.SIGKILL]*4, *[signal.SIGTERM]*2, signal.SIGHUP, signal.SIGINT)
 TRAIN = ("train --data few.npz --init weights.safetensors --batch-size 3 --epochs 40 --save-every 4 "
          "--ema 0.9 --precision float32 --threads 1 --out run")
 REPRODUCE = "reproduce --data plain.npz --quick --precision float32 --threads 1 --out tables"
@@ -50,6 +49,8 @@ DENOISE = {
 HOW = " --weights weights.safetensors --precision float32 --threads 1"
 
 
+FILE_CALLS = ("write", "tofile", "fsync", "truncate", "replace", "unlink", "mkdir", "rmdir")
+OWNERS = ("module", "FileIO", "BufferedWriter", "BufferedRandom", "ndarray")   # of these functions
 COUNTS = Counter()           # of commands and how they ended
 
 
@@ -75,8 +76,20 @@ class Process:
         return os.waitstatus_to_exitcode(status) if pid else None
 
 
-def start(line, folder, forked=True):
-    "Run a command in a folder."
+class Calls:
+    "Counts the calls that deal with files, and sends a signal before one of them, or after it."
+    def __init__(self, nth, number): self.nth, self.number, self.count = nth, number, 0
+
+    def __call__(self, frame, event, what):
+        "What Python calls at every call and return."
+        if event not in ("c_call", "c_return") or what.__name__ not in FILE_CALLS: return
+        if type(what.__self__).__name__ not in OWNERS: return              # as `str.replace`
+        self.count += 1
+        if self.count == self.nth: os.kill(os.getpid(), self.number)
+
+
+def start(line, folder, forked=True, nth=0, number=0):
+    "Run a command in a folder. A forked one gets a signal at its nth call that deals with files."
     errors = Path(f"{folder}.err")
     with open(errors, "wb") as err, open(os.devnull, "r+b") as null:
         if not forked:
@@ -84,7 +97,7 @@ def start(line, folder, forked=True):
             how = dict(stdin=null, stdout=null, stderr=err, cwd=folder)
             return Process(subprocess.Popen(command, **how, preexec_fn=hear_all).pid, errors, False)
         pid = os.fork()
-        if not pid: work(line, folder, null, err)
+        if not pid: work(line, folder, null, err, Calls(nth, number))
     return Process(pid, errors, True)
 
 
@@ -93,7 +106,7 @@ def hear_all():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def work(line, folder, null, err):
+def work(line, folder, null, err, calls):
     "What the forked process does; it never returns."
     status = 1
     try:
@@ -101,7 +114,10 @@ def work(line, folder, null, err):
         for stream, to in enumerate((null, null, err)): os.dup2(to.fileno(), stream)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
         os.chdir(folder)
+        sys.setprofile(calls)
         status = cli.main(line.split())
+        sys.setprofile(None)
+        Path(f"{folder}.calls").write_text(str(calls.count))
     except BaseException: traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr): stream.flush()
@@ -121,47 +137,41 @@ def finish(process):
     return status, process.errors.read_text(errors="replace")
 
 
+@dataclass
+class Span:
+    "How long a command takes."
+    seconds: float
+    calls: int     # that deal with files
+
+    def __mul__(self, part): return Span(part*self.seconds, max(1, int(part*self.calls)))
+
+
 def run(line, folder):
-    "A command that nothing happens to; its seconds."
+    "A command that nothing happens to; how long it takes."
     begin = time.monotonic()
     status, said = finish(start(line, folder))
     demand(status == 0 and not said, f"{line}: status {status}, {said}")
-    return time.monotonic() - begin
+    return Span(time.monotonic() - begin, int(Path(f"{folder}.calls").read_text()))
 
 
 # Kills
 
-def files_of(folder):
-    "What is there now: names, sizes and times of all files, temporaries too."
-    found = {}
-    for entry in os.scandir(folder):
-        with contextlib.suppress(FileNotFoundError):       # renamed or removed meanwhile
-            if entry.is_dir(): found |= files_of(entry.path)
-            else: found[entry.path] = (entry.stat().st_size, entry.stat().st_mtime_ns)
-    return found
-
-
-def wait_for_moment(process, folder, seconds, rng):
-    "Wait to a random moment, or until files have changed a few times; the status if it ends first."
-    moment, changes = time.monotonic() + rng.uniform(0, 1.1*seconds), int(rng.integers(1, 7))
-    by_clock, before = rng.random() < 0.3, files_of(folder)
-    while (status := process.ended()) is None:
-        now = before if by_clock else files_of(folder)
-        changes, before = changes - (now != before), now
-        if changes == 0 or (by_clock and time.monotonic() > moment): break
-        time.sleep(0.001)
+def wait_until(moment, process):
+    "Wait for a moment, or for the end of the process; its status if it has ended."
+    while (status := process.ended()) is None and time.monotonic() < moment: time.sleep(0.001)
     return status
 
 
-def strike(line, folder, seconds, rng, forked=True):
+def strike(line, folder, span, rng, forked=True):
     "Run a command and send it a signal; True if it was done before. What is wrong is raised."
     number = SIGNALS[rng.integers(len(SIGNALS))]
     if not forked and number == signal.SIGINT: number = signal.SIGTERM  # while Python starts, it is Python's
-    process = start(line, folder, forked)
-    status = wait_for_moment(process, folder, seconds, rng)
-    if status is None:
-        os.kill(process.pid, number)
-        status, said = finish(process)
+    by_clock = not forked or rng.random() < 0.25
+    nth, moment = int(rng.integers(1, span.calls + 1)), time.monotonic() + rng.uniform(0, span.seconds)
+    process = start(line, folder, forked, 0 if by_clock else nth, number)
+    status = wait_until(moment, process) if by_clock else None
+    if by_clock and status is None: os.kill(process.pid, number)
+    if status is None: status, said = finish(process)
     else: said = process.errors.read_text(errors="replace")
     try: check_end(status, said, number, forked)
     except Broken as e: raise Broken(f"{line}: {number.name}, status {status}: {e}") from None
@@ -221,13 +231,13 @@ def rows_of(path, *without):
     return [{k: v for k, v in row.items() if k not in without} for row in load_table(path)]
 
 
-def kill_training(sound, whole, seconds, where, rng, most=12):
+def kill_training(sound, whole, span, where, rng, most=8):
     "Kill a training again and again, and compare it with one that nothing happened to."
-    folder, kills, done = place(sound, where), 0, False
-    while not done and kills < most:
+    folder, kills = place(sound, where), 0
+    while kills < most:
         more = " --resume" if (folder/"run"/"checkpoint.safetensors").exists() else ""
-        done = strike(TRAIN + more, folder, 0.4*seconds, rng)
-        kills += not done
+        if strike(TRAIN + more, folder, span*0.2, rng): break
+        kills += 1
     run(TRAIN + " --resume", folder)
     look_clean(folder)
     for name in ("checkpoint", "weights"):
@@ -238,11 +248,11 @@ def kill_training(sound, whole, seconds, where, rng, most=12):
     return kills
 
 
-def kill_reproducing(sound, whole, seconds, where, rng, most=6):
+def kill_reproducing(sound, whole, span, where, rng, most=6):
     "Kill a reproduction again and again; what was finished is kept."
     folder, kills, done, kept = place(sound, where), 0, False, {}
-    while not done and kills < most:
-        done = strike(REPRODUCE, folder, 0.4*seconds, rng)
+    while kills < most and not done:
+        done = strike(REPRODUCE, folder, span*0.4, rng)
         kills += not done
         now = {p: p.stat().st_mtime_ns for p in folder.glob("tables/runs/*.npz")}
         demand(now | kept == now, "a finished batch was computed again, or is gone")
@@ -254,12 +264,12 @@ def kill_reproducing(sound, whole, seconds, where, rng, most=6):
     return kills
 
 
-def kill_denoising(sound, whole, seconds, where, rng, forked=True):
+def kill_denoising(sound, whole, spans, where, rng, forked=True):
     "Kill a denoising once, and repeat it."
     folder, (out, line) = place(sound, where), list(DENOISE.items())[rng.integers(len(DENOISE))]
     replace = rng.random() < 0.5 and not (whole/out).is_dir()
     if replace: (folder/out).write_bytes(old := (sound/f"stack{Path(out).suffix}").read_bytes())
-    done = strike(line + HOW, folder, seconds[out] if forked else seconds["anew"], rng, forked)
+    done = strike(line + HOW, folder, spans[out] if forked else spans["anew"], rng, forked)
     there = contents(folder/out)
     may = [contents(whole/out), old if replace else None]
     demand(there in may, f"{out} is neither the old one nor the new one")
@@ -330,12 +340,12 @@ def jobs(sound, whole, case, rounds):
     in_child(make_sound, sound)
     place(sound, whole)
     train, reproduce = run(TRAIN, whole), run(REPRODUCE, whole)
-    denoise = {out: run(line + HOW, whole) for out, line in DENOISE.items()} | dict(anew=anew)
+    denoise = {out: run(line + HOW, whole) for out, line in DENOISE.items()} | dict(anew=Span(anew, 1))
     yield "streams", lambda rng: odd_streams(sound, whole, case)
     for _ in range(rounds):
         yield "train", lambda rng: kill_training(sound, whole, train, case, rng)
         yield "reproduce", lambda rng: kill_reproducing(sound, whole, reproduce, case, rng)
-        for _ in range(8): yield "denoise", lambda rng: kill_denoising(sound, whole, denoise, case, rng)
+        for _ in range(16): yield "denoise", lambda rng: kill_denoising(sound, whole, denoise, case, rng)
         yield "denoise, anew", lambda rng: kill_denoising(sound, whole, denoise, case, rng, forked=False)
 
 
@@ -363,7 +373,7 @@ def main():
     torch.set_num_threads(1)
     begin = time.monotonic()
     kills, failures = kill(a.rounds, a.seed, a.only)
-    for (command, how), n in sorted(COUNTS.items()): print(f"{command:10}{how:12}{n:4}")
+    for (command, how), n in sorted(COUNTS.items()): print(f"{command:11}{how:12}{n:4}")
     print(f"{kills} kills, {failures} failures, {time.monotonic() - begin:.0f} s")
     return int(bool(failures))
 

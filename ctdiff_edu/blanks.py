@@ -192,7 +192,7 @@ def _write(files, folder):
 # %% ../nbs/26_blanks.ipynb #2e85e887
 def _count(files): return sum(data.count(b"raise NotImplementedError(") for data in files.values())
 
-# %% ../nbs/26_blanks.ipynb #98458727
+# %% ../nbs/26_blanks.ipynb #2f9d0fb6
 def exercises(
     folder: dict(metavar="DIR"),  # for the lessons; a new one, or an empty one
 ):
@@ -200,7 +200,7 @@ def exercises(
     from ctdiff_edu.files import check_folder
     if Path(folder).is_dir() and any(Path(folder).iterdir()):
         raise ValueError(f"folder: {folder} is not empty, want a new one (answers may be in it)")
-    folder, files = check_folder(folder, "folder"), dict(student_files())
+    files, folder = dict(student_files()), check_folder(folder, "folder")
     _write(files, folder)
     say(dict(lessons=f"in {folder}: {len(files)} files, {_count(files)} functions to write"))
     say(dict(next=f"jupyter lab {folder/'index.ipynb'}"))

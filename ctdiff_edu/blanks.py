@@ -170,8 +170,8 @@ def _student_cell(cell, checked, blanks):
 # %% ../nbs/26_blanks.ipynb #d4fc82ab
 def _lines(source): return source.splitlines(keepends=True)
 
-# %% ../nbs/26_blanks.ipynb #260aa4d2
-SPOILERS = ("24_answers", "26_")  # how the names of pages begin that the student edition does without
+# %% ../nbs/26_blanks.ipynb #d3c5a57f
+SPOILERS = ("24_", "26_")  # how the names of pages begin that the student edition does without
 
 # %% ../nbs/26_blanks.ipynb #fb0aec8d
 def student_files():  # (name, bytes) of one file after the other

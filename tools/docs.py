@@ -20,7 +20,7 @@ NB_KB, CELL_KB = 600, 200            # the most that is committed as outputs of 
 KINDS = "fig|tbl|eq|sec|lst|thm"     # what Quarto can refer to
 PICTURES = {"image/png", "image/svg+xml"}
 WIDE_PX = 1400      # nine inches at twice the resolution; paper around pictures is cut off
-SMALLER = {"fig-real", "fig-patches", "fig-demo"}   # of slow cells and commands: 900 pixels
+SMALLER = {"fig-patches", "fig-demo"}   # of slow cells and commands: 900 pixels
 AWAITED = {                          # named in the sidebar before they are written
     "18_reconstruction.ipynb", "19_uncertainty.ipynb", "22_ct_commands.ipynb", "23_interop.ipynb",
     "24_exercises.ipynb", "25_lab.ipynb", "30_museum.ipynb", "31_map.ipynb",

@@ -67,6 +67,8 @@ def with_divs(text):
 def with_references(text):
     "Cross references, citations, anchors and attributes as HTML or plain text."
     text = re.sub(r"\[\]\{#([\w.-]+)\}", r'<span id="\1"></span>', text)
+    text = re.sub(r"(?m)^: (.*?)\s*\{#[\w-]+\}$", r"*\1*", text)              # the caption of a table
+    text = re.sub(r"\s*\{#[\w-]+\}", "", text)
     text = re.sub(r"(\]\([^)\s]*\))\{[^}\n]*\}", r"\1", text)
     text = re.sub(r"(?<![\w.\[/])@((?:fig|tbl|eq)-[\w-]+)", r"[Figure](#\1)", text)
     text = re.sub(r"\[@([\w:.-]+)[^\]]*\]", r"[\1]", text)

@@ -117,16 +117,21 @@ def mend_links(text, module, anchors):
     return re.sub(rf"\[(`[^`\]]+`)\]\({base}/([\w]+)\.html#([\w.-]+)\)", fix, text)
 
 
+def buttons(name):
+    "A line of links to a notebook: to run it, to keep it."
+    s = settings()
+    colab = f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{name}"
+    text = f'''<p class="buttons"><a href="{colab}">Open in Colab</a>
+<a href="notebooks/{name}" download>Download the notebook</a></p>'''
+    return dict(cell_type="markdown", metadata={}, id="b0770115", source=text.splitlines(keepends=True))
+
+
 def mend_front(cells, name, number, has_notebook):
-    "Title with its number; links to the notebook and to Colab."
+    "Title with its number; buttons below it."
     cell = next(c for c in cells if FRONT.match(text_of(c)))
     about = yaml.safe_load(FRONT.match(text_of(cell))[1])
-    s = settings()
     if number: about["title"] = f"{number} · {about['title']}"
-    if has_notebook:
-        colab = f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{name}"
-        about["code-links"] = [dict(text="Open in Colab", icon="play-btn", href=colab),
-                               dict(text="Download the notebook", icon="download", href=f"notebooks/{name}")]
+    if has_notebook: cells.insert(cells.index(cell) + 1, buttons(name))
     set_text(cell, f"---\n{yaml.safe_dump(about, allow_unicode=True)}---\n")
 
 

@@ -138,9 +138,9 @@ def save_figure(
     fig,   # matplotlib figure; it is closed
     path,  # PNG to write, whole or not at all
 ):
-    "Write a figure as PNG."
+    "Write a figure as PNG, at twice its resolution."
     import matplotlib.pyplot as plt
-    write_whole(path, lambda f: fig.savefig(f, format="png"))
+    write_whole(path, lambda f: fig.savefig(f, format="png", dpi=2*fig.dpi))
     plt.close(fig)
 
 # %% ../nbs/20_report.ipynb #e27ac5cf

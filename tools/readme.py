@@ -49,7 +49,8 @@ def markdown_output(text):
 def local_links(text):
     "Links of the notebook's folder, seen from README.md."
     def fix(m): return f"{m[1]}nbs/{m[2]}" if (SOURCE.parent/m[2].split("#")[0]).is_file() else m[0]
-    return re.sub(r"(\]\()([^)\s#:][^)\s:]*)(?=\))", fix, text)
+    text = re.sub(r"(\]\()([^)\s#:][^)\s:]*)(?=\))", fix, text)
+    return re.sub(r'((?:src|srcset)=")([^":#]+)(?=")', fix, text)
 
 
 def without_folded(text):

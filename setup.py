@@ -29,14 +29,19 @@ lib = cfg["lib_path"]
 def reqs(name): return cfg.get(name, "").split()
 
 
+SHOWN = ".csv", ".png", ".svg", ".webp"
+
+
 def lesson_files():
-    "Notebooks without outputs and the tables that they show, as `ctdiff_edu.lab.lesson_files` gives them."
+    "Notebooks without outputs, tables and pictures, as `ctdiff_edu.lab.lesson_files` gives them."
     for path in sorted((here/"nbs").glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             if cell["cell_type"] == "code": cell.update(outputs=[], execution_count=None)
         yield path, (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
-    for path in sorted((here/"nbs"/"results").rglob("*.csv")): yield path, path.read_bytes()
+    beside = [p for name in ("results", "images") for p in (here/"nbs"/name).rglob("*") if p.suffix in SHOWN]
+    for path in sorted(beside):
+        if not path.name.startswith("readme-"): yield path, path.read_bytes()
 
 
 class BuildWithLessons(build_py):

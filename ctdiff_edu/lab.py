@@ -12,6 +12,8 @@ import importlib.resources
 import importlib.util
 import json
 import os
+
+# %% ../nbs/25_lab.ipynb #cca1dae7
 import platform
 import shutil
 import signal
@@ -72,17 +74,21 @@ def as_json(
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 # %% ../nbs/25_lab.ipynb #c9741136
-def _tables(folder, prefix=""):
-    "The tables beside the lessons: (name, path) of one after the other."
+def _beside(folder, prefix):
+    "Tables and pictures in a folder: (name, path) of one after the other."
     for p in sorted(folder.iterdir(), key=lambda p: p.name):
-        if p.is_dir(): yield from _tables(p, f"{prefix}{p.name}/")
-        elif p.name.endswith(".csv"): yield prefix + p.name, p
+        shown = p.name.endswith((".csv", ".png", ".svg", ".webp")) and not p.name.startswith("readme-")
+        if p.is_dir(): yield from _beside(p, f"{prefix}/{p.name}")
+        elif shown: yield f"{prefix}/{p.name}", p
 
 # %% ../nbs/25_lab.ipynb #b41eb0ed
 def lesson_files():  # (name, bytes) of one file after the other
-    "What a copy of the lessons consists of: notebooks without outputs, and the tables that they show."
+    "What a copy of the lessons consists of: notebooks without outputs, and what they show."
     for name in lessons(): yield f"{name}.ipynb", as_json(read_lesson(name))
-    for name, path in _tables(_folder()/"results", "results/"): yield name, path.read_bytes()
+    folders = [(_folder()/part, part) for part in ("results", "images")]
+    for folder, part in folders:
+        if not folder.is_dir(): continue
+        for name, path in _beside(folder, part): yield name, path.read_bytes()
 
 # %% ../nbs/25_lab.ipynb #1681f351
 def write_lessons(
@@ -92,10 +98,10 @@ def write_lessons(
     from ctdiff_edu.files import check_folder, write_whole
     folder = check_folder(folder, "folder")
     files = dict(lesson_files())
-    missing = [name for name in files if not (folder/name).exists()]
-    for name in missing:
-        (folder/name).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(folder/name, lambda f: f.write(files[name]))
+    missing = {folder/name: data for name, data in files.items() if not (folder/name).exists()}
+    for path, data in missing.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda f: f.write(data))
     return len(missing), len(files) - len(missing)
 
 # %% ../nbs/25_lab.ipynb #8f4782b1
@@ -116,7 +122,8 @@ _NO_LAB = """lab: JupyterLab is not here; get it by: pip install "ctdiff_edu[lab
 def _jupyter(notebook):
     "JupyterLab with a notebook open, until it ends."
     environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
-    process = subprocess.Popen([sys.executable, "-m", "jupyterlab", str(notebook)], env=environment)
+    command = [sys.executable, "-P", "-m", "jupyterlab", str(notebook)]
+    process = subprocess.Popen(command, env=environment)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try: process.wait()
     finally: signal.signal(signal.SIGINT, before)
@@ -129,7 +136,7 @@ def _python():
 
 # %% ../nbs/25_lab.ipynb #6a4ad450
 def _needs():
-    "What the installed package says it needs; nothing if it runs from a folder without being installed."
+    "What the package says it needs; nothing if it runs from a folder and is not installed."
     from packaging.requirements import Requirement
     try: return [Requirement(text) for text in importlib.metadata.requires("ctdiff_edu") or []]
     except importlib.metadata.PackageNotFoundError: return []
@@ -165,7 +172,8 @@ def _extras(needs=None):
     parts = [_extra(name, [r.name for r in needs if _belongs(r, name)]) for name in EXTRAS]
     return f"{'; '.join(parts)} (pip install 'ctdiff_edu[NAME]')", []
 
-def _belongs(need, extra): return need.marker is not None and need.marker.evaluate(dict(extra=extra))
+def _belongs(need, extra):
+    return need.marker is not None and need.marker.evaluate(dict(extra=extra))
 
 # %% ../nbs/25_lab.ipynb #50cc5ed1
 def _extra(name, packages):
@@ -180,7 +188,7 @@ def _device():
     import torch
     from ctdiff_edu.machine import pick_device, pick_precision
     device = pick_device()
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
     idle = device == "cpu" and shutil.which("nvidia-smi")
     note = "; there is an NVIDIA driver, but this build of torch cannot use it" if idle else ""
     faster = "faster" if pick_precision("auto", device) == "bfloat16" else "slower, so float32 is used"
@@ -191,8 +199,8 @@ def _cores():
     "Cores, and torch's threads on them."
     import torch
     mine, threads = _allowed_cores(), torch.get_num_threads()
-    wrong = f"{threads} threads share {mine} core(s), which slows all of them: unset OMP_NUM_THREADS"
-    return f"{mine} for this process, {threads} used by torch", [wrong] if threads > mine else []
+    crowd = f"{threads} threads share {mine} core(s), which slows all of them: unset OMP_NUM_THREADS"
+    return f"{mine} for this process, {threads} threads of torch", [crowd] if threads > mine else []
 
 def _allowed_cores():
     if hasattr(os, "sched_getaffinity"): return len(os.sched_getaffinity(0))
@@ -217,9 +225,10 @@ GB = 1e9
 def _memory():
     "Memory and disk that are free; a folder that can be written."
     free, disk = _free_memory(), shutil.disk_usage(".").free
-    wrong = [f"only {free/GB:.1f} GB of memory are free, want 2"] if free is not None and free < 2*GB else []
+    wrong = []
+    if free is not None and free < 2*GB: wrong.append(f"only {free/GB:.1f} GB of memory are free, want 2")
     if disk < GB: wrong.append(f"only {disk/GB:.1f} GB of this disk are free, want 1")
-    if not os.access(".", os.W_OK): wrong.append("nothing can be written in this folder: go to another")
+    if not os.access(".", os.W_OK): wrong.append("this folder cannot be written in: go to another")
     memory = "unknown" if free is None else f"{free/GB:.1f} GB free"
     return f"{memory}; {disk/GB:.0f} GB free on this disk", wrong
 
@@ -251,8 +260,8 @@ def _weights():
     found = {name: _sha256(weights_file(name)) for name in shipped_weights()}
     cards = {name: weights_file(name).with_suffix(".md").read_text() for name in found}
     odd = [name for name, value in found.items() if value not in cards[name]]
-    wrong = [f"weights {name} are not the ones of their model card: reinstall ctdiff_edu" for name in odd]
-    if not found: wrong.append("there are no weights: reinstall ctdiff_edu")
+    wrong = [f"weights {name} are not the ones of their model card: reinstall" for name in odd]
+    if not found: wrong.append("there are no weights: reinstall")
     return ", ".join(f"{name} {value[:8]}" for name, value in found.items()), wrong
 
 # %% ../nbs/25_lab.ipynb #22dcd487
@@ -271,6 +280,7 @@ LOOKS = dict(
     versions=_python, packages=_packages, extras=_extras, device=_device, cores=_cores,
     memory=_memory, data=_data, weights=_weights, lessons=_lessons)
 
+# %% ../nbs/25_lab.ipynb #442710d0
 def doctor() -> int:  # 1 if something is wrong
     "Print versions, device, data and weights, and in words what is wrong."
     wrong = []

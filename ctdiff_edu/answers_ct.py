@@ -229,12 +229,12 @@ def _matched(f, g):
     gap = f(beam, beam.adjoint, x, z)
     return unless(abs(gap) < 1e-12, f"the package's matched pair has a gap of {gap:.2g}, want 0")
 
-# %% ../nbs/24_answers_ct.ipynb #5a2ea0c1
+# %% ../nbs/24_answers_ct.ipynb #77de3309
 def _like_unmatched(left, gap, size):
     return {
-        "a gap of large images is large: divide by |A x| |z|": abs(gap),
+        "a gap of large images is large: divide by the norms of A x and z": abs(gap),
         "a gap is not negative: take the absolute value": gap/size,
-        "the products may happen to be small: divide by |A x| |z|, not by one": abs(gap/left)}
+        "a product may happen to be small: divide by the norms of A x and z": abs(gap/left)}
 
 # %% ../nbs/24_answers_ct.ipynb #f0f5203f
 def _unmatched(f, g):
@@ -251,9 +251,9 @@ _wrong_dot_gap = (
     (lambda A, At, x, z: ((A(x)*z).sum() - (x*At(z)).sum())/A(x).norm()/z.norm(), "not negative"),
     (lambda A, At, x, z: (A(x).norm() - At(z).norm()).abs(), "matched pair has"))
 
-# %% ../nbs/24_answers_ct.ipynb #7591d788
+# %% ../nbs/24_answers_ct.ipynb #5cdcd7c4
 dot_gap = Exercise(
-    "dot_gap", "16_tomography", "|<A x, z> - <x, At z>| as a share of |A x| |z|",
+    "dot_gap", "16_tomography", "difference of <A x, z> and <x, At z> as a share of the norms",
     (_matched, _unmatched), _wrong_dot_gap)
 
 # %% ../nbs/24_answers_ct.ipynb #4c5b9a56

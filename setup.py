@@ -85,7 +85,8 @@ setup(
     package_data={lib: ["weights/*.safetensors", "weights/*.md", "ct/*.csv"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=reqs("requirements"),
-    extras_require={name: reqs(f"{name}_requirements") for name in ("lab", "medical", "bm3d", "dev")},
+    extras_require={name: reqs(f"{name}_requirements")
+                    for name in ("lab", "medical", "bm3d", "onnx", "dev")},
     entry_points={"console_scripts": reqs("console_scripts"), "nbdev": [f"{lib}={lib}._modidx:d"]},
     long_description=(here/"README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

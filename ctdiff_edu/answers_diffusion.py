@@ -103,9 +103,9 @@ _wrong_own_variance = (
     (lambda D, x, s: s*_slope(D, x, s), "not by sigma"),
     (lambda D, x, s: s**2*D(x, s), "differentiate D first"))
 
-# %% ../nbs/24_answers_diffusion.ipynb #360c7109
+# %% ../nbs/24_answers_diffusion.ipynb #335a01cc
 own_variance = Exercise(
-    "own_variance", "04_sde", "Var[x0 | x] of single pixels, from the slope of their denoiser",
+    "own_variance", "04_sde", "Var[x0, given x] of single pixels, from the slope of their denoiser",
     (_own_variance,), _wrong_own_variance)
 
 # %% ../nbs/24_answers_diffusion.ipynb #567babea

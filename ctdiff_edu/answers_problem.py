@@ -165,9 +165,9 @@ _wrong_wiener_filter = (
     (lambda x, s, m, S: _shrunk(x, S/(S + s**2), m, 0), "not added again"),
     (lambda x, s, m, S: _shrunk(x, S/(S + torch.as_tensor(s).mean()**2), m), "a level each"))
 
-# %% ../nbs/24_answers_problem.ipynb #a7a3ec8b
+# %% ../nbs/24_answers_problem.ipynb #58313764
 wiener_filter = Exercise(
-    "wiener_filter", "03_baselines", "E[x0 | x] for a Gaussian of mean m and power spectrum S",
+    "wiener_filter", "03_baselines", "E[x0, given x] for a Gaussian of mean m and power spectrum S",
     (_wiener_filter, _wiener_levels), _wrong_wiener_filter)
 
 # %% ../nbs/24_answers_problem.ipynb #b95b3b33

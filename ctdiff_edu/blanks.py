@@ -170,8 +170,8 @@ def _student_cell(cell, checked, blanks):
 # %% ../nbs/26_blanks.ipynb #d4fc82ab
 def _lines(source): return source.splitlines(keepends=True)
 
-# %% ../nbs/26_blanks.ipynb #260aa4d2
-SPOILERS = ("24_answers", "26_")  # how the names of pages begin that the student edition does without
+# %% ../nbs/26_blanks.ipynb #d3c5a57f
+SPOILERS = ("24_", "26_")  # how the names of pages begin that the student edition does without
 
 # %% ../nbs/26_blanks.ipynb #fb0aec8d
 def student_files():  # (name, bytes) of one file after the other
@@ -192,7 +192,7 @@ def _write(files, folder):
 # %% ../nbs/26_blanks.ipynb #2e85e887
 def _count(files): return sum(data.count(b"raise NotImplementedError(") for data in files.values())
 
-# %% ../nbs/26_blanks.ipynb #98458727
+# %% ../nbs/26_blanks.ipynb #2f9d0fb6
 def exercises(
     folder: dict(metavar="DIR"),  # for the lessons; a new one, or an empty one
 ):
@@ -200,7 +200,7 @@ def exercises(
     from ctdiff_edu.files import check_folder
     if Path(folder).is_dir() and any(Path(folder).iterdir()):
         raise ValueError(f"folder: {folder} is not empty, want a new one (answers may be in it)")
-    folder, files = check_folder(folder, "folder"), dict(student_files())
+    files, folder = dict(student_files()), check_folder(folder, "folder")
     _write(files, folder)
     say(dict(lessons=f"in {folder}: {len(files)} files, {_count(files)} functions to write"))
     say(dict(next=f"jupyter lab {folder/'index.ipynb'}"))

@@ -78,7 +78,7 @@ class Browser:
         line, self.buffer = self.buffer.split(b"\0", 1)
         return json.loads(line)
 
-    def call(self, method, timeout=60, **params):
+    def call(self, method, timeout=180, **params):
         "Send a command, return its result; events that come in between are kept."
         self.count += 1
         command = {"id": self.count, "method": method, "params": params}
@@ -91,7 +91,7 @@ class Browser:
             if "method" in m: self.events.append(m)
         raise TimeoutError(f"{method}: no answer in {timeout} s")
 
-    def wait(self, event, timeout=60):
+    def wait(self, event, timeout=180):
         "Read events until one of that name has come."
         end = time.monotonic() + timeout
         while not any(e["method"] == event for e in self.events):
@@ -107,13 +107,13 @@ class Browser:
                  {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"}]
         self.call("Emulation.setEmulatedMedia", features=media)
 
-    def open(self, address, timeout=60):
+    def open(self, address, timeout=180):
         "Load a page and wait for its load event."
         self.events.clear()
         self.call("Page.navigate", url=address)
         self.wait("Page.loadEventFired", timeout)
 
-    def run(self, script, timeout=60):
+    def run(self, script, timeout=180):
         "The value of an expression in the page; promises are awaited."
         got = self.call("Runtime.evaluate", timeout, expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in got:

@@ -13,6 +13,7 @@ import yaml
 from lessons import NBS, ROOT, in_order, load, numbers, settings, text_of
 from PIL import Image
 
+API = "api.ipynb"                                 # made here, of the library's own source
 FRONT = re.compile(r"\A---\n(.*?)\n---\n", flags=re.S)
 SHELLS = ("cli", "shell", "report", "lab")     # their names are words, too: no page links there by chance
 
@@ -116,16 +117,21 @@ def mend_links(text, module, anchors):
     return re.sub(rf"\[(`[^`\]]+`)\]\({base}/([\w]+)\.html#([\w.-]+)\)", fix, text)
 
 
+def buttons(name):
+    "A line of links to a notebook: to run it, to keep it."
+    s = settings()
+    colab = f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{name}"
+    text = f'''<p class="buttons"><a href="{colab}">Open in Colab</a>
+<a href="notebooks/{name}" download>Download the notebook</a></p>'''
+    return dict(cell_type="markdown", metadata={}, id="b0770115", source=text.splitlines(keepends=True))
+
+
 def mend_front(cells, name, number, has_notebook):
-    "Title with its number; links to the notebook and to Colab."
+    "Title with its number; buttons below it."
     cell = next(c for c in cells if FRONT.match(text_of(c)))
     about = yaml.safe_load(FRONT.match(text_of(cell))[1])
-    s = settings()
     if number: about["title"] = f"{number} · {about['title']}"
-    if has_notebook:
-        colab = f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{name}"
-        about["code-links"] = [dict(text="Open in Colab", icon="play-btn", href=colab),
-                               dict(text="Download the notebook", icon="download", href=f"notebooks/{name}")]
+    if has_notebook: cells.insert(cells.index(cell) + 1, buttons(name))
     set_text(cell, f"---\n{yaml.safe_dump(about, allow_unicode=True)}---\n")
 
 
@@ -147,12 +153,41 @@ def mend_charts(cells):
         set_text(cell, f"#| classes: chart\n{text_of(cell)}")
 
 
+def public_names(module):
+    "The names that a module of the library offers, in the order of its source."
+    path = ROOT/"ctdiff_edu"/f"{module}.py"
+    if not path.exists(): return []
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != "_"]
+
+
+def api_entry(module, name, anchors):
+    "One name: a link to where it is explained, its docstring, its signature."
+    where = f"{module}.html#{name.lower()}" if name.lower() in anchors.get(module, ()) else f"{module}.html"
+    return f"**[`{name}`]({where})**{docstring(module, name)}\n\n```python\n{signature(module, name)}\n```"
+
+
+def api_page(lessons, anchors):
+    "All names of the library on one page, as a processed notebook."
+    front = {"title": "All names", "description": "What the library offers, room by room, with signatures"}
+    parts = [f"---\n{yaml.safe_dump(front)}---\n"]
+    for path in lessons:
+        module = re.sub(r"^\d+_", "", path.stem)
+        names = public_names(module)
+        if names: parts.append(f"## {module}\n\n" + "\n\n".join(api_entry(module, n, anchors) for n in names))
+    kinds = ["raw"] + ["markdown"]*(len(parts) - 1)
+    cells = [dict(cell_type=kind, metadata={}, id=f"api{i:05d}", source=text.splitlines(keepends=True))
+             for i, (kind, text) in enumerate(zip(kinds, parts))]
+    kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
+    return dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)
+
+
 def mend_sidebar(path):
     "Leave out of the sidebar the pages that are not there; returns their names."
     lines, missing = [], []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         page = re.match(r"\s+(?:- |href: )([\w-]+\.ipynb)$", line.rstrip())
-        if page and not (NBS/page[1]).exists(): missing.append(page[1])
+        if page and page[1] != API and not (NBS/page[1]).exists(): missing.append(page[1])
         else: lines.append(line)
     text = re.sub(r"^ +- section: .*\n +contents:\n(?= +- section|\n|$)", "", "".join(lines), flags=re.M)
     path.unlink()                                  # it may be a link to the real one
@@ -176,4 +211,5 @@ def mend(folder):
             if cell["cell_type"] != "markdown": continue
             set_text(cell, mend_links(text_of(cell), re.sub(r"^\d+_", "", path.stem), anchors))
         path.write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
+    (folder/API).write_text(json.dumps(api_page(lessons, anchors), ensure_ascii=False), encoding="utf-8")
     return mend_sidebar(folder/"_quarto.yml")

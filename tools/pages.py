@@ -67,6 +67,8 @@ def with_divs(text):
 def with_references(text):
     "Cross references, citations, anchors and attributes as HTML or plain text."
     text = re.sub(r"\[\]\{#([\w.-]+)\}", r'<span id="\1"></span>', text)
+    text = re.sub(r"(?m)^: (.*?)\s*\{#[\w-]+\}$", r"*\1*", text)              # the caption of a table
+    text = re.sub(r"\s*\{#[\w-]+\}", "", text)
     text = re.sub(r"(\]\([^)\s]*\))\{[^}\n]*\}", r"\1", text)
     text = re.sub(r"(?<![\w.\[/])@((?:fig|tbl|eq)-[\w-]+)", r"[Figure](#\1)", text)
     text = re.sub(r"\[@([\w:.-]+)[^\]]*\]", r"[\1]", text)
@@ -232,7 +234,7 @@ def explorer_problems(browser):
     for name, label, looks, ms in browser.run(MOVED) if there else []:
         if looks < 3: yield f"explorer {name}: moving {label!r} does not move the picture"
         if ms > SLOW_MS: yield f"explorer {name}: {label!r} answers in {ms} ms, want at most {SLOW_MS}"
-    says = browser.run(PRESSED, 120)
+    says = browser.run(PRESSED, 180)
     if says and "ms in one thread" not in says: yield f"explorer network: {says}"
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['paired_ratio', 'independent_patches', 'trainings_needed', 'false_alarm', 'clipped_share', 'half_width_at',
-           'squared_bias', 'true_coverage', 'dot_gap', 'sinogram', 'steps_until', 'disc_height', 'nearest_pixel',
-           'em_pixel', 'draws_needed', 'patients_needed', 'CT']
+           'squared_bias', 'true_coverage', 'share_of_measurement', 'resting_gain', 'dot_gap', 'sinogram',
+           'steps_until', 'disc_height', 'nearest_pixel', 'em_pixel', 'draws_needed', 'patients_needed', 'CT']
 
 # %% ../nbs/24_answers_ct.ipynb #94baa1f7
 import math
@@ -221,6 +221,50 @@ _wrong_true_coverage = (
 true_coverage = Exercise(
     "true_coverage", "15_evidence", "coverage of 90 % intervals that are ratio times too wide",
     (_true_coverage,), _wrong_true_coverage)
+
+# %% ../nbs/24_answers_ct.ipynb #9a1a0101
+def _like_share(power, level):
+    return {
+        "that is the share of the estimate": power/(power + level**2),
+        "power is a variance: it stands beside the square of the level": level/(level + power),
+        "weights go with variances, not with standard deviations": level/(level + power**0.5)}
+
+def _share_of_measurement(f, g):
+    power, level = number(g, 0.02, 0.2), number(g, 0.2, 0.6)
+    want, at = 1/power/(1/power + 1/level**2), f"power = {power:.3f}, level = {level:.2f}"
+    return differs(f(power, level), want, at, _like_share(power, level))
+
+# %% ../nbs/24_answers_ct.ipynb #9a1a0102
+share_of_measurement = Exercise(
+    "share_of_measurement", "15_grain", "weight of a measurement beside an estimate, at one frequency",
+    (_share_of_measurement,),
+    ((lambda power, level: power/(power + level**2), "share of the estimate"),
+     (lambda power, level: level/(level + power), "square of the level"),
+     (lambda power, level: level/(level + power**0.5), "not with standard deviations")))
+
+# %% ../nbs/24_answers_ct.ipynb #9a1a0103
+def _at_rest(prior, power, level):
+    "The two steps, many times, for a measurement of 1."
+    x = 1.0
+    for _ in range(20_000): x = (1/power + prior/(prior + level**2)*x/level**2)/(1/power + 1/level**2)
+    return x
+
+def _resting_gain(f, g):
+    prior, power, level = number(g, 0.1, 1), number(g, 0.05, 0.5), number(g, 0.1, 0.4)
+    at, v = f"powers {prior:.2f} and {power:.2f}, level {level:.2f}", level**2
+    like = {
+        "that is the limit for a level of 0": prior/(prior + power),
+        "that is one step from 0, not where the steps end": v/(v + power),
+        "the level softens the prior, not the measurement": prior/(prior + v + power)}
+    return differs(f(prior, power, level), _at_rest(prior, power, level), at, like)
+
+# %% ../nbs/24_answers_ct.ipynb #9a1a0104
+resting_gain = Exercise(
+    "resting_gain", "15_grain", "where half-quadratic splitting at one level stops, at one frequency",
+    (_resting_gain,),
+    ((lambda prior, power, level: prior/(prior + power), "limit for a level of 0"),
+     (lambda prior, power, level: level**2/(level**2 + power), "one step from 0"),
+     (lambda prior, power, level: prior/(prior + level**2 + power), "softens the prior")))
 
 # %% ../nbs/24_answers_ct.ipynb #6ee361a3
 def _matched(f, g):
@@ -463,5 +507,5 @@ patients_needed = Exercise(
 
 # %% ../nbs/24_answers_ct.ipynb #867b27e3
 CT = (paired_ratio, independent_patches, trainings_needed, false_alarm, clipped_share, half_width_at,
-      squared_bias, true_coverage, dot_gap, sinogram, steps_until, disc_height,
-      nearest_pixel, em_pixel, draws_needed, patients_needed)
+      squared_bias, true_coverage, share_of_measurement, resting_gain,
+      dot_gap, sinogram, steps_until, disc_height, nearest_pixel, em_pixel, draws_needed, patients_needed)

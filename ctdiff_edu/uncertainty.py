@@ -94,6 +94,7 @@ def student_interval(
 ) -> Interval:  # lo, mean, hi: (...) each
     "Mean and spread of a few draws; exact if truth and draws are Gaussian."
     if not 0 < level < 1: raise ValueError(f"level: got {level}, want a number between 0 and 1")
+    if len(draws) < 2: raise ValueError(f"draws: got {len(draws)}, want at least 2")
     k, mean = len(draws), draws.mean(0)
     half = stats.t.ppf((1 + level)/2, k - 1)*(1 + 1/k)**0.5*draws.std(0)
     return Interval(mean - half, mean, mean + half)

@@ -111,9 +111,9 @@ def kept(case, about, make, folder):
     path = folder/"runs"/f"{key}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
+        start = time.process_time()
         image, gap = make()
-        made = scored(case.x, image, gap) | dict(seconds=(time.perf_counter() - start)/len(image))
+        made = scored(case.x, image, gap) | dict(seconds=(time.process_time() - start)/len(image))
         write_whole(path, lambda f: np.savez(f, **made))
         print(f"{about}: {made['psnr'].mean():.2f} dB, {made['seconds']:.1f} s a slice", flush=True)
     return dict(np.load(path))
@@ -208,7 +208,7 @@ def sweep(net, folder):
     "Write sweep.csv: from 8 views to 120."
     rows = []
     for n in SWEEP:
-        case = Case(f"{n} views", "test", 1, 6)
+        case = Case(f"{n} views", "test", 1, 3)
         base = tv_scores(case, SWEEP_TV, folder)
         if net is None: continue
         setting = LONG if n < 30 else SHORT if n < 60 else SHORT | dict(last=0.002)

@@ -26,8 +26,8 @@ from ctdiff_edu.sampling import load_network
 from ctdiff_edu.scores import interval_columns, mean_interval
 from ctdiff_edu.tomography import ParallelBeam, simulate, to_attenuation, to_hu
 from ctdiff_edu.uncertainty import (auc, certified_stretch, contrast, covered, denoising_sampler, ensemble,
-                                    fit_stretch, place, quiet_places, risk_bound, spread_bins, stretched,
-                                    student_interval, verdict, with_contrast)
+                                    fit_stretch, place, quiet_places, ranks, risk_bound, spread_bins,
+                                    stretched, student_interval, verdict, with_contrast)
 
 PIXEL = 350/128   # mm: every slice is scanned as if it were 350 mm wide
 SIGMA_N = 0.3     # of [-1,1] in the abdominal window: 60 HU
@@ -129,7 +129,18 @@ def calibrated(task, val, test, about):
     rows += _coverage_rows(task, "everywhere", *all_pixels, about)
     rows += _coverage_rows(task, "means of 8x8", *map(_blocks, (val, test)), about)
     pairs = spread_bins(test.draws, test.x0, test.body)
-    return rows, [dict(task=task, spread=spread, error=error) for spread, error in pairs]
+    bins = [dict(task=task, spread=spread, error=error) for spread, error in pairs]
+    return rows, bins, [*_rank_rows(task, "pixels", test), *_rank_rows(task, "means of 8x8", _blocks(test))]
+
+
+def _rank_rows(task, what, drawn):
+    "Shares of the ranks of the truth in the body; each patient counts the same."
+    k, of_patient = len(drawn.draws), []
+    for i, body in enumerate(drawn.body):
+        found = ranks(drawn.draws[:, i, body], drawn.x0[i, body], stream("ties", task, what, i))
+        if len(found): of_patient.append(torch.bincount(found, minlength=k + 1)/len(found))
+    for rank, share in enumerate(torch.stack(of_patient).double().mean(0).tolist()):
+        yield dict(task=task, what=what, rank=rank, share=share, flat=1/(k + 1))
 
 
 def _blocks(drawn, side=8):
@@ -268,9 +279,10 @@ def show(rows, *columns): print(text_table(rows, *columns), flush=True)
 
 
 def write_coverage(task, folder, a):
-    rows, bins = {"denoising": denoising, "views": views}[task](folder, a)
+    rows, bins, histogram = {"denoising": denoising, "views": views}[task](folder, a)
     save_table(rows, folder/f"coverage-{task}.csv")
     save_table(bins, folder/f"spread-{task}.csv")
+    save_table(histogram, folder/f"ranks-{task}.csv")
     show(rows, "task", "region", "n", "stretch", "coverage", "width (HU)", "spread", "certified", "bound")
 
 

@@ -11,13 +11,16 @@ import zlib
 from pathlib import Path
 import numpy as np
 import torch
+
+# %% ../nbs/18_reconstruction.ipynb #18a0000a
 from .classical import _over, osem
 from .files import write_whole
 from .machine import gather, ranks, stream
 from .scores import Denoiser
 from .sde import GaussianPrior, per_image
 from .solvers import dpmpp2m, karras_levels, logsnr_levels
-from .tomography import WATER, _checked_sinogram, conjugate_gradients, to_attenuation, to_hu
+from .tomography import WATER, conjugate_gradients, to_attenuation, to_hu
+from .tomography import _checked_sinogram
 
 # %% ../nbs/18_reconstruction.ipynb #18a00011
 def to_unit(
@@ -57,7 +60,8 @@ def _checked_noise(sigma_y, y):
     if not fits:
         raise ValueError(f"sigma_y: got shape {tuple(s.shape)}, want a number or {tuple(y.shape)}")
     if not ((s > 0) & s.isfinite()).all():
-        raise ValueError("sigma_y: got values that are not above 0 and finite, want standard deviations")
+        want = "want standard deviations"
+        raise ValueError(f"sigma_y: got values that are not above 0 and finite, {want}")
     return s
 
 # %% ../nbs/18_reconstruction.ipynb #18a00018
@@ -86,13 +90,17 @@ def exact_posterior(
     V,      # `Measured`, with the same noise for all images
 ):          # mean (B,1,size,size) and covariance (d,d), float64, units of the prior
     "The posterior of a Gaussian prior, given a scan."
-    eye = torch.eye(len(prior.lam)).reshape(-1, 1, V.A.size, V.A.size)
-    B = V(eye).flatten(1).T.double()   # (rays,d)
+    B = _written_out(V)
     seen = B @ prior.cov
-    factor = torch.linalg.cholesky(torch.eye(len(B)) + seen @ B.T)
-    S = prior.cov - seen.T @ torch.cholesky_solve(seen, factor)
+    S = prior.cov - seen.T @ torch.linalg.solve(torch.eye(len(B)) + seen @ B.T, seen)
     left = (V.b - V(prior.mean[None].to(V.b))).flatten(1).double()
     return prior.mean + (left @ B @ S).reshape(-1, *prior.mean.shape), S
+
+# %% ../nbs/18_reconstruction.ipynb #18a0002a
+def _written_out(V):
+    "The matrix B of a scan (rays,pixels), float64."
+    size = V.A.size
+    return V(torch.eye(size**2).reshape(-1, 1, size, size)).flatten(1).T.double()
 
 # %% ../nbs/18_reconstruction.ipynb #18a00031
 def nearest(
@@ -151,7 +159,7 @@ def dds(
     inner=5,         # steps of conjugate gradients in each
     eta=0.85,        # share of fresh noise, 0 to 1
 ) -> torch.Tensor:   # (B,1,size,size), 1/mm
-    "Decomposed diffusion sampling (Chung, Lee and Ye 2024, algorithm 1), levels as in Karras et al."
+    "Decomposed diffusion sampling (Chung, Lee and Ye 2024, algorithm 1), levels of Karras et al."
     V, levels = Measured(A, y, sigma_y), karras_levels(_count(steps), first, last)
     x = levels[0]*_white(A, y, generator)
     for s, s_next in zip(levels[:-1], levels[1:]):
@@ -166,7 +174,8 @@ def _noise_of(x, x0, s, s_next, eta, generator):
     "What DDIM adds to its estimate: noise of level s_next, seen in x or fresh."
     fresh = (eta*s_next)**2*(1 - (s_next/s)**2)
     seen = (s_next**2 - fresh)**0.5/s*(x - x0)
-    return seen + fresh**0.5*torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return seen + fresh**0.5*z
 
 # %% ../nbs/18_reconstruction.ipynb #18a00043
 def _white(A, y, generator):
@@ -213,13 +222,16 @@ def condition_views(
     V,            # `Measured`
     inner=5,      # steps of conjugate gradients, each with a derivative of D
 ):            # denoiser D_y(x, sigma), about E[x0 | x, y], units of the prior
-    "Condition a denoiser on a scan, with the covariance that its derivative gives (Rozet et al. 2024)."
-    def D_y(x, s):
-        x0, cov = _with_covariance(D, x, s)
-        def normal(v): return v + V(cov(V.adjoint(v)))
-        v = conjugate_gradients(normal, V.b - V(x0), steps=inner, tol=1e-4)
-        return x0 + cov(V.adjoint(v))
+    "Condition a denoiser on a scan, with the covariance of its derivative (Rozet et al. 2024)."
+    def D_y(x, s): return _corrected(V, *_with_covariance(D, x, s), inner)
     return D_y
+
+# %% ../nbs/18_reconstruction.ipynb #18a0004c
+def _corrected(V, x0, cov, inner):
+    "The estimate x0, known up to the covariance, when a scan is known as well."
+    def normal(v): return v + V(cov(V.adjoint(v)))
+    v = conjugate_gradients(normal, V.b - V(x0), steps=inner, tol=1e-4)
+    return x0 + cov(V.adjoint(v))
 
 # %% ../nbs/18_reconstruction.ipynb #18a00049
 @torch.enable_grad()

@@ -3,7 +3,7 @@
 views: 15, 30, 60 views, and 30 with photon noise; tuned on val slices, then test slices (learned.csv).
 grid: without inverse crime: sinograms of a twice finer grid, by another projector (grid.csv).
 large: 256x256 at 30 views, three slices, with seconds a slice (large.csv).
-sweep: 8 to 120 views, TV and the learned prior (sweep.csv).
+sweep: 8 to 180 views, TV and the learned prior, one slice of each test patient (sweep.csv).
 posterior: each method against the exact posterior of a Gaussian prior (posterior.csv).
 TV alone, which takes longest, can be computed before: add --tv.
 Finished parts are kept in RESULTS/runs and not computed again.
@@ -32,7 +32,7 @@ from ctdiff_edu.tomography import WATER, ParallelBeam, to_attenuation, to_hu
 FIELD = 350                             # mm: every slice is scanned as if it were so wide
 PHOTONS = 3e3
 NOISY = "30 views, 3000 photons"
-SWEEP = (8, 15, 30, 60, 120)
+SWEEP = (8, 15, 30, 60, 120, 180)
 TV_RUN = dict(steps=3000, tol=0.01)
 LARGE_RUN = dict(steps=1000, tol=0.01)
 
@@ -208,10 +208,10 @@ def sweep(net, folder):
     "Write sweep.csv: from 8 views to 120."
     rows = []
     for n in SWEEP:
-        case = Case(f"{n} views", "test", 1, 3)
+        case = Case(f"{n} views", "test", 1)
         base = tv_scores(case, SWEEP_TV, folder)
         if net is None: continue
-        setting = LONG if n < 30 else SHORT if n < 60 else SHORT | dict(last=0.002)
+        setting = LONG if n < 60 else SHORT
         rows += pair(case, base, SWEEP_TV, prior_scores(case, net, setting, folder), setting, net)
         save_table(rows, folder/"sweep.csv")
     show(rows)

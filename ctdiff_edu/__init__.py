@@ -1,7 +1,7 @@
 "Score-based diffusion for CT images: `import ctdiff_edu as ct` and these names are there."
 __version__ = "0.1.0"
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False   # as typing.TYPE_CHECKING, without the import
 
 if TYPE_CHECKING:   # for editors and type checkers; at run time each name is imported when it is first asked for
     from .data import add_noise, load_patches, phantoms

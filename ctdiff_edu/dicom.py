@@ -240,6 +240,7 @@ class Origin:
     short: str = f"ctdiff_edu {__version__}"            # up to 79
     label: str = "derived"                              # added to the description of the series
     settings: dict = field(default_factory=dict)        # all that the pixels depend on, as JSON
+    code: tuple | None = ("113087", "Smoothing")        # DICOM's for what was done (CID 7203), if it has one
 
 # %% ../nbs/20_dicom.ipynb #ddfdb034
 def set_identity(
@@ -276,7 +277,7 @@ def add_derivation(
 ):
     "Say what an object was derived from, how and by what (PS3.3, C.7.6.1.1.3 and C.12.1)."
     _append(ds, "SourceImageSequence", _source(ds))
-    _append(ds, "DerivationCodeSequence", _code("113087", "Smoothing"))
+    if origin.code: _append(ds, "DerivationCodeSequence", _code(*origin.code))
     _append(ds, "ContributingEquipmentSequence", _equipment(origin))
     before, note = str(ds.get("DerivationDescription") or ""), origin.note[:1024]
     ds.DerivationDescription = "; ".join(filter(None, (before[:max(0, 1022 - len(note))], note)))

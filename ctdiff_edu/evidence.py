@@ -94,16 +94,15 @@ def calibration_table(
     nets=("talk", "small"),  # networks
     k=19,                    # draws of each image: their range should cover 90 %
     n=32,                    # patches
-    n_steps=300,             # of the talk's sampler, beside them; 0: without it
+    n_steps=300,             # of the talk's sampler, beside the first network; 0: without it
     few=8,                   # patches for the talk's sampler
 ) -> list[dict]:
     "Coverage, spread over skill and the error of a sample over that of one call."
-    rows = []
-    for net in map(study.network, nets):
-        rows.append(_calibration_row(study, net, sample_method(net), k, n))
-        if n_steps and net.model.prediction == "z":
-            rows.append(_calibration_row(study, net, talk_method(net, n_steps), k, few))
-    return rows
+    loaded = [study.network(name) for name in nets]
+    rows = [_calibration_row(study, net, sample_method(net), k, n) for net in loaded]
+    if not n_steps: return rows
+    first, *others = rows
+    return [first, _calibration_row(study, loaded[0], talk_method(loaded[0], n_steps), k, few), *others]
 
 # %% ../nbs/15_evidence.ipynb #93739a9e
 def _calibration_row(study, net, method, k, n):

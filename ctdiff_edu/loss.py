@@ -60,6 +60,7 @@ def diffusion_loss(
     sde,              # `VPSDE`
     batch,            # `NoisyBatch`
     lambda_freq=0.1,  # weight of the frequency term; 0 skips it
+    alpha_freq=False, # compare alpha times the images in it, instead of the images
 ) -> tuple:           # total, noise, freq: 0-dim tensors
     "Mean squared error of the prediction, plus the FFT term of the clean estimate (the talk's listing)."
     x0, t, x_t, z = batch
@@ -68,5 +69,6 @@ def diffusion_loss(
     out = model(x_t, t).float()
     noise = F.mse_loss(out, network_target(x0, z, alpha, sigma, prediction).float())
     if lambda_freq == 0: return noise, noise, torch.zeros_like(noise)
-    freq = frequency_domain_loss(clean_estimate(out, x_t, alpha, sigma, prediction), x0)
+    scale, estimate = alpha if alpha_freq else 1, clean_estimate(out, x_t, alpha, sigma, prediction)
+    freq = frequency_domain_loss(scale*estimate, scale*x0)
     return noise + lambda_freq*freq, noise, freq

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# %% ../nbs/12_network.ipynb #086e832c
+from .unet import check_prediction, check_sides, pad_to_fours
+
 # %% ../nbs/12_network.ipynb #a3ce471a
 class LogSNREmbedding(nn.Module):
     "Time to features: log-SNR of the cosine schedule, its Fourier features, and two linear layers."
@@ -122,24 +125,12 @@ def _through(blocks, h, e):
     for block in blocks: h = block(h, e)
     return h
 
-# %% ../nbs/12_network.ipynb #80813c6b
-def _pad_to_fours(x):
-    "Mirrored at the right and at the bottom until both sides are multiples of 4."
-    H, W = x.shape[2:]
-    return F.pad(x, (0, -W % 4, 0, -H % 4), mode="reflect") if H % 4 or W % 4 else x
-
-# %% ../nbs/12_network.ipynb #aa7dae69
-def _check_image(x):
-    "ValueError unless x is a batch of images that the network can take."
-    if x.ndim != 4 or x.shape[1] != 1 or min(x.shape[2:]) < 4:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, want (B,1,H,W) with H and W at least 4")
-
 # %% ../nbs/12_network.ipynb #797a940e
 def _check_choices(norm, modulate, prediction):
     "ValueError unless each is one of the two that it can be."
     _one_of("norm", norm, "pixel", "group")
     _one_of("modulate", modulate, "all", "middle")
-    _one_of("prediction", prediction, "z", "v")
+    check_prediction(prediction)
 
 def _one_of(name, got, a, b):
     if got not in (a, b): raise ValueError(f"{name}: got {got!r}, want {a!r} or {b!r}")
@@ -168,9 +159,9 @@ class SmallUNet(_Layers):
         x,  # (B,1,H,W) noisy states x_t, H and W at least 4
         t,  # (B,) or 0-dim times in [0,1]
     ):      # (B,1,H,W); ValueError if x has another shape
-        _check_image(x)
-        e = self.embed(torch.as_tensor(t).to(x).expand(len(x)))    # (B,128)
-        squares = F.pixel_unshuffle(_pad_to_fours(x), 2)           # (B,4,14,14)
+        check_sides(x)
+        e = self.embed(torch.as_tensor(t).to(x).expand(x.shape[0]))    # (B,128)
+        squares = F.pixel_unshuffle(pad_to_fours(x), 2)           # (B,4,14,14)
         fine = _through(self.down, self.conv_in(squares), e)       # (B,96,14,14)
         coarse = _through(self.mid, self.to_low(fine), e)          # (B,176,7,7)
         fine = _through(self.up, fine + self.to_high(coarse), e)   # (B,96,14,14)

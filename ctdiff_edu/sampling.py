@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['AsNetwork', 'tiled', 'Bfloat16', 'network_denoiser', 'generative_denoising', 'condition', 'denoise', 'ancestral',
            'check_levels', 'time_levels', 'sample', 'conditional_samples', 'Network', 'load_network', 'one_call',
-           'talk_method']
+           'predicting_noise', 'talk_method']
 
 # %% ../nbs/10_sampling.ipynb #9611e443
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 import torch
 
@@ -332,17 +332,26 @@ def one_call(
     return Method(f"one call ({net.name})", run, net.settings, net.model)
 
 # %% ../nbs/10_sampling.ipynb #a2000074
+def predicting_noise(
+    net,  # `Network`
+) -> Network:
+    "The network, or what it would be if it predicted the noise z."
+    if net.model.prediction == "z": return net
+    return replace(net, model=CountCalls(AsNetwork(net.D, net.sde)))
+
+# %% ../nbs/10_sampling.ipynb #a2000075
 def _run_talk(net, n_steps, rule, y, sigma_n, generator):
     how = dict(rule=rule, generator=generator)
     return generative_denoising(y, net.model, net.sde, sigma_n, n_steps, **how)
 
 # %% ../nbs/10_sampling.ipynb #a100000f
 def talk_method(
-    net,           # `Network` that predicts z
+    net,           # `Network`
     n_steps=1000,  # network calls
     rule="text",   # "text" or "listing"
 ) -> Method:
     "The talk's sampler: `generative_denoising`."
+    net = predicting_noise(net)
     settings = net.settings | dict(n_steps=n_steps, rule=rule)
     name = f"talk's sampler, {rule} rule, {n_steps} steps"
     return Method(name, partial(_run_talk, net, n_steps, rule), settings, net.model, batch=16)

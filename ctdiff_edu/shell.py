@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEED', 'whole', 'truth', 'some_of', 'each_of', 'comments', 'add_options', 'level', 'add_fields', 'Parser',
-           'make_parser', 'tell', 'say', 'on_terminal', 'undisturbed', 'run_command']
+           'make_parser', 'tell', 'say', 'on_terminal', 'run_command']
 
 # %% ../nbs/20_shell.ipynb #e018c6cf
 import argparse
@@ -13,15 +13,14 @@ import inspect
 import io
 import os
 import re
-import signal
 import sys
 import time
 
 # %% ../nbs/20_shell.ipynb #b06ad7ca
 from dataclasses import fields
 from functools import partial
-from tqdm import tqdm
 from . import __version__
+from .endings import Stopped, asked, stoppable
 
 # %% ../nbs/20_shell.ipynb #2afa5ec9
 def whole(
@@ -80,7 +79,8 @@ def add_options(
 # %% ../nbs/20_shell.ipynb #7c059fe6
 def _flag(q):
     "What stands on the command line for a parameter."
-    placed = q.kind is q.POSITIONAL_OR_KEYWORD and q.default is q.empty
+    may_lack = isinstance(q.annotation, dict) and q.annotation.get("nargs") == "?"
+    placed = q.kind is q.POSITIONAL_OR_KEYWORD and (q.default is q.empty or may_lack)
     return q.name if placed else _option(q.name)
 
 def _option(name): return "--" + name.replace("_", "-")
@@ -189,10 +189,19 @@ def _why(e):
 # %% ../nbs/20_shell.ipynb #032a5776
 def _fail(text, status):
     "One line on stderr, below any progress bar."
-    for bar in list(getattr(tqdm, "_instances", ())): bar.close()
+    _close_bars()
     other = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
-    if not other: print(f"ctdiff: error: {' '.join(str(text).split())}", file=sys.stderr)
+    line = f"ctdiff: error: {' '.join(str(text).split())}"
+    with contextlib.suppress(OSError):
+        if not other: print(line, file=sys.stderr, flush=True)
+    _close_streams()
     return status
+
+# %% ../nbs/20_shell.ipynb #481f5e12
+def _close_bars():
+    "End the line of a bar that was left open."
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)   # who never imported it shows none
+    for bar in list(getattr(tqdm, "_instances", ())): bar.close()
 
 # %% ../nbs/20_shell.ipynb #71bbb5c6
 def _open_streams():
@@ -202,10 +211,11 @@ def _open_streams():
     if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="backslashreplace")
 
 # %% ../nbs/20_shell.ipynb #6b33ceb2
-def _close_stdout():
+def _close_streams():
     "If what is still to be printed cannot be, let Python's last flush go nowhere."
-    try: sys.stdout.flush()
-    except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try: stream.flush()
+        except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 # %% ../nbs/20_shell.ipynb #10b2625d
 @contextlib.contextmanager
@@ -224,25 +234,18 @@ def _processes(device):
 # %% ../nbs/20_shell.ipynb #f4cb7c41
 def _alone(run, shared):
     "Is this the only process? ValueError if it is not, and the command cannot share its work."
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1: return True
+    n = os.environ.get("WORLD_SIZE", "1")
+    if not n.isdecimal(): raise ValueError(f"WORLD_SIZE: got {n!r} from the environment, want a number")
+    if int(n) == 1: return True
     if run in shared: return False
     names = " and ".join(f.__name__ for f in shared)
     raise ValueError(f"torchrun: several processes share the work of {names} only")
-
-# %% ../nbs/20_shell.ipynb #987e1ee5
-@contextlib.contextmanager
-def undisturbed():
-    "Ctrl-C waits until this is over (where the system can do that)."
-    mask = getattr(signal, "pthread_sigmask", lambda how, signals: None)
-    mask(getattr(signal, "SIG_BLOCK", 0), {signal.SIGINT})
-    try: yield
-    finally: mask(getattr(signal, "SIG_UNBLOCK", 0), {signal.SIGINT})
 
 # %% ../nbs/20_shell.ipynb #5d17e50d
 @contextlib.contextmanager
 def _threads(n):
     "So many threads of torch meanwhile; None: as they are."
-    with undisturbed(): import torch
+    import torch
     before = torch.get_num_threads()
     torch.set_num_threads(n or before)
     try: yield
@@ -250,40 +253,55 @@ def _threads(n):
 
 # %% ../nbs/20_shell.ipynb #e0ca80f7
 def _call(shared, run, threads, **options):
-    "Call a command's function, with so many threads."
+    "Call a command's function, with so many threads; returns its exit status."
     several = contextlib.nullcontext() if _alone(run, shared) else _processes(options["device"])
     start = time.perf_counter()
     with _threads(threads), several:
         from ctdiff_edu.files import quiet
-        with quiet(): run(**options)
+        with quiet(): status = run(**options)
         say(dict(time=f"{time.perf_counter() - start:.1f} s"))
+    return status or 0
 
 # %% ../nbs/20_shell.ipynb #0a3e5b49
 def _parse_and_call(commands, argv, shared):
     "Everything but the errors."
-    try: _call(shared, **vars(make_parser(commands, argv).parse_args(argv)))
+    status = 0
+    try: status = _call(shared, **vars(make_parser(commands, argv).parse_args(argv)))
     except SystemExit as e:                 # as --help and --version end
         if e.code: raise
     sys.stdout.flush()
-    return 0
+    return status
 
 # %% ../nbs/20_shell.ipynb #47c981fc
 def run_command(
     commands,   # functions; their names are those of the commands
     argv=None,  # arguments; None: those of the process
     shared=(),  # functions whose work several processes can share
-) -> int:       # 0; 2 after one line on stderr; 130 if interrupted; 141 if nobody reads the output
+    first="",   # what to say to somebody who names no command; "": that it is missing
+) -> int:       # 0, or what the command returns; 2 after a line on stderr; 141 if nobody reads it;
+                # 130, 143, 129 if it was stopped
     "Run the command that the arguments name; returns the exit status."
     _open_streams()
     os.environ.setdefault("MPLBACKEND", "agg")      # pictures go to files, no window opens
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        return _parse_and_call(commands, argv, shared)
+    if first and not argv: return tell(first) or 0
+    with stoppable(): return _ended(commands, argv, shared)
+
+# %% ../nbs/20_shell.ipynb #14d6d504
+def _ended(commands, argv, shared):
+    "How a command ends."
+    try: return _parse_and_call(commands, argv, shared)
     except BrokenPipeError:
-        _close_stdout()
+        _close_streams()
         return 141
-    except KeyboardInterrupt: return _fail("interrupted", 130)
+    except (Stopped, KeyboardInterrupt) as e: return _stopped(e)
     except Exception as e:
+        if asked(): return _stopped(Stopped(asked()))
         if not _expected(e): raise
-        _close_stdout()
         return _fail(_why(e), 2)
+
+# %% ../nbs/20_shell.ipynb #108294e1
+def _stopped(e):
+    "A line that says by what, and 128 and the number of the signal."
+    if isinstance(e, Stopped): return _fail(e, 128 + e.number)
+    return _fail("interrupted", 130)

@@ -13,7 +13,7 @@ import torch
 from . import scores
 from .data import add_noise, check_sigma, load_patches, patch_labels, patch_patients
 from .files import check_folder, save_table
-from .machine import pick_precision, ranks, stream
+from .machine import agreed_precision, ranks, stream
 from .sampling import load_network
 
 # %% ../nbs/13_study.ipynb #f24ca108
@@ -63,7 +63,7 @@ class Comparison(Measurement):
     ):
         super().__init__(data, split, sigma_n, seed, limit)
         self.folder, self.device = folder and Path(folder), device
-        self.precision, self.networks = pick_precision(precision, device), {}
+        self.precision, self.networks = agreed_precision(precision, device), {}
 
     def network(self, name):
         "A network by its name in `pretrained`, loaded once."

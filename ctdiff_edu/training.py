@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'ABOVE_ZERO', 'ZERO_OR_MORE', 'TALK', 'ONE_CYCLE', 'ORDER', 'NOISE', 'VALID', 'FLIPS', 'LOSSES',
-           'PROGRESS', 'Recipe', 'lr_schedule', 'draw_times', 'data_order', 'draw_batch', 'random_flips', 'train_step',
-           'autocast', 'ema_update', 'Trainer', 'training_batch', 'validate', 'swap_averaged', 'averaged',
+           'PROGRESS', 'FILES', 'Recipe', 'lr_schedule', 'draw_times', 'data_order', 'draw_batch', 'random_flips',
+           'train_step', 'autocast', 'ema_update', 'Trainer', 'training_batch', 'validate', 'swap_averaged', 'averaged',
            'close_epoch', 'describe_run', 'save_trainer', 'load_trainer', 'settle_precision', 'fit', 'run_folder',
            'train', 'plot_history']
 
@@ -14,16 +14,18 @@ import functools
 import math
 import time
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
 # %% ../nbs/09_training.ipynb #040618e5
-from .files import check_folder, in_one_line, save_table
+from .endings import asked, patient, stop
+from .files import check_folder, check_writable, held, in_one_line, save_table, sweep
 from .loss import NoisyBatch, diffusion_loss, noisy_batch
-from .machine import mean_over_ranks, pick_precision, ranks, stream
+from .machine import (
+    agreed_precision, gather, max_over_ranks, mean_over_ranks, pick_precision, ranks, stream)
 from .weights import describe, export_weights, load_checkpoint, save_checkpoint
 
 # %% ../nbs/09_training.ipynb #7a6a849a
@@ -37,6 +39,7 @@ class Recipe:
     restart_epochs: int = 10     # cosine annealing restarts after so many epochs (T_0)
     warmup: int = 0              # steps over which the learning rate first rises linearly
     lambda_freq: float = 0.1     # weight of the frequency loss
+    alpha_freq: bool = False     # weigh that loss by alpha_t as well
     clip: float = 1.0            # largest gradient norm
     ema: float = 0.0             # decay of the moving average of the weights; 0: none
     precision: str = "auto"      # of the convolutions: "auto", "float32" or "bfloat16"
@@ -165,13 +168,18 @@ def train_step(
     "One optimizer step on one batch."
     with autocast(recipe, x0.device):
         batch = draw_batch(sde, x0, recipe, generator, part)
-        losses = torch.stack(diffusion_loss(model, sde, batch, recipe.lambda_freq))
+        losses = torch.stack(_losses(model, sde, batch, recipe))
     opt.zero_grad()
     losses[0].backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     _check_finite(losses[0], norm)
     opt.step()
     return losses.detach()
+
+# %% ../nbs/09_training.ipynb #8c7e7b87
+def _losses(model, sde, batch, recipe):
+    "Total, noise and frequency loss by the recipe."
+    return diffusion_loss(model, sde, batch, recipe.lambda_freq, recipe.alpha_freq)
 
 # %% ../nbs/09_training.ipynb #a24785c5
 def _check_finite(loss, norm):
@@ -325,7 +333,7 @@ def _valid_losses(model, sde, x, recipe, i):
     draws = stream(recipe.seed, VALID, i, device=x.device)
     with autocast(recipe, x.device):
         batch = draw_batch(sde, x, recipe, draws)
-        return torch.stack(diffusion_loss(model, sde, batch, recipe.lambda_freq)).double()
+        return torch.stack(_losses(model, sde, batch, recipe)).double()
 
 # %% ../nbs/09_training.ipynb #8f304d36
 def swap_averaged(
@@ -481,7 +489,7 @@ def settle_precision(
 ) -> Recipe:          # its precision is "float32" or "bfloat16"
     "The recipe with `auto` replaced: by the run's precision so far, or by what is fast here."
     if recipe.precision != "auto": return recipe
-    precision = _precision_so_far(checkpoint) if checkpoint else _vote(device)
+    precision = _precision_so_far(checkpoint) if checkpoint else agreed_precision("auto", device)
     return replace(recipe, precision=precision)
 
 # %% ../nbs/09_training.ipynb #e0726740
@@ -489,12 +497,6 @@ def _precision_so_far(checkpoint):
     "The precision that a checkpoint names."
     meta = load_checkpoint(checkpoint)[1]
     return _as_today(meta.get("recipe", {})).get("precision", "float32")
-
-# %% ../nbs/09_training.ipynb #c46034a5
-def _vote(device):
-    "The precision that is fast for most of the processes."
-    fast = float(pick_precision("auto", device) == "bfloat16")
-    return "bfloat16" if mean_over_ranks(torch.tensor(fast, device=device)) > 0.5 else "float32"
 
 # %% ../nbs/09_training.ipynb #dcc88446
 def fit(
@@ -542,16 +544,27 @@ def _run(trainer, valid, checkpoint, save_every, max_steps, progress):
     "Steps up to the end of the recipe, or to `max_steps`."
     last = min(trainer.recipe.epochs*trainer.per_epoch, max_steps or math.inf)
     if trainer.step >= last and trainer.running[3]: close_epoch(trainer, valid)
-    for bar in _bar(trainer, last, progress):
-        losses = _advance(trainer, checkpoint)
-        _keep(trainer, valid, checkpoint, save_every, trainer.step == last)
-        bar.set_postfix_str(f"loss {losses[0]:.3f}, {_speed(trainer):.0f} images/s", refresh=False)
+    with patient():
+        for bar in _bar(trainer, last, progress):
+            losses = _advance(trainer, checkpoint)
+            _keep(trainer, valid, checkpoint, save_every, trainer.step == last)
+            _heed(trainer, checkpoint)
+            bar.set_postfix_str(f"loss {losses[0]:.3f}, {_speed(trainer):.0f} images/s", refresh=False)
 
 # %% ../nbs/09_training.ipynb #4f9c74f9
 def _keep(trainer, valid, checkpoint, save_every, ends):
     "A line of history after an epoch, a checkpoint every so often, and both where the run ends."
     if ends or trainer.step % trainer.per_epoch == 0: close_epoch(trainer, valid)
     if checkpoint and (ends or trainer.step % save_every == 0): save_trainer(trainer, checkpoint)
+
+# %% ../nbs/09_training.ipynb #8635346e
+def _heed(trainer, checkpoint):
+    "Save and stop, if this or another of the processes was asked to end."
+    number = max_over_ranks(asked(), trainer.train.device)
+    if not number: return
+    if checkpoint and trainer.saved < trainer.step: save_trainer(trainer, checkpoint)
+    gather(None)                              # nobody leaves before the file is there
+    stop(number, f"{checkpoint} holds step {trainer.step}" if checkpoint else "")
 
 # %% ../nbs/09_training.ipynb #1c476b42
 def _bar(trainer, last, progress):
@@ -576,15 +589,19 @@ def _advance(trainer, checkpoint):
         raise FloatingPointError(f"{e}, at step {trainer.step}; {left}") from None
 
 # %% ../nbs/09_training.ipynb #b492a7b4
+# those of a run; the last is the command's
+FILES = ("checkpoint.safetensors", "weights.safetensors", "history.csv", "loss.png")
+
 def run_folder(
     out,           # folder of a run: there, or to be made
     resume=False,  # does the run go on?
 ) -> Path:
     "The folder, if a run can begin (or go on) there; ValueError if not."
     out = check_folder(out, "out")
-    there = (out/"checkpoint.safetensors").exists()
-    if resume and not there: raise ValueError(f"resume: {out} has no checkpoint.safetensors")
+    there = (out/FILES[0]).exists()
+    if resume and not there: raise ValueError(f"resume: {out} has no {FILES[0]}")
     if there and not resume: raise ValueError(f"out: {out} has a checkpoint already, which can be resumed")
+    for name in FILES if out.exists() else (): check_writable(out/name, name="out")
     return out
 
 # %% ../nbs/09_training.ipynb #0824f975
@@ -606,28 +623,36 @@ def train(
     out = run_folder(out, resume)
     checkpoint = out/"checkpoint.safetensors"
     how = dict(resume=resume, save_every=save_every, max_steps=max_steps, progress=progress)
-    with _kept_clean(out):
+    with _own_folder(out):
         history = fit(model, sde, images, valid, recipe, checkpoint, **how)
-    if ranks()[0] == 0:
-        export_weights(checkpoint, out/"weights.safetensors", before, **notes)
-        save_table(history, out/"history.csv")
+        if ranks()[0] == 0:
+            export_weights(checkpoint, out/"weights.safetensors", before, **notes)
+            save_table(history, out/"history.csv")
     return history
 
 # %% ../nbs/09_training.ipynb #b2d96067
 @contextmanager
-def _kept_clean(out):
-    "Make the folder; sweep up what an earlier kill left; leave no empty folder."
+def _own_folder(out):
+    "Make the folder and be alone in it: the first process holds it for all. No empty one is left."
     out.mkdir(parents=True, exist_ok=True)
-    first = ranks()[0] == 0
-    if first: _sweep(out)
-    try: yield
-    finally:
-        if first and not any(out.iterdir()): out.rmdir()
+    with ExitStack() as stack:
+        complaint = _take(stack, out) if ranks()[0] == 0 else None
+        complaint = gather(complaint)[0]
+        if complaint: raise ValueError(complaint)
+        yield
 
 # %% ../nbs/09_training.ipynb #5f5cb0a2
-def _sweep(out):
-    "Remove the temporary files that a kill left in a folder."
-    for part in out.glob("." + "[0-9a-f]"*16 + ".part"): part.unlink()
+def _take(stack, out):
+    "Hold the folder until the stack ends; why not, if that fails."
+    stack.callback(_remove_if_empty, out)
+    try:
+        stack.enter_context(held(out))
+        sweep(out)
+    except (ValueError, OSError) as e: return str(e)
+
+# %% ../nbs/09_training.ipynb #e2b18a00
+def _remove_if_empty(out):
+    with suppress(OSError): out.rmdir()
 
 # %% ../nbs/09_training.ipynb #8a52bf60
 def plot_history(

@@ -246,7 +246,6 @@ def make_sound(folder):
 
 def _make_pictures(folder):
     import nibabel
-    import tifffile
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
     hu = np.random.default_rng(0).integers(-150, 250, (12, 10, 3)).astype(np.int16)
@@ -256,8 +255,13 @@ def _make_pictures(folder):
     grey, note = (hu + 150).astype(np.uint16)*100, PngInfo()
     note.add_text("Title", "a phantom")
     Image.fromarray(grey[..., 0]).save(folder/"a.png", dpi=(300, 300), pnginfo=note)
-    pages = np.ascontiguousarray(grey.transpose(2, 1, 0))
-    tifffile.imwrite(folder/"a.tif", pages, compression="zlib", photometric="minisblack")
+    save_tiff(folder/"a.tif", grey.transpose(2, 1, 0))
+
+
+def save_tiff(path, pages):
+    "Write pages (Z,H,W) as a compressed TIFF."
+    import tifffile
+    tifffile.imwrite(path, np.ascontiguousarray(pages), compression="zlib", photometric="minisblack")
 
 
 def _make_dicoms(folder):

@@ -1,4 +1,8 @@
-"Write README.md and its pictures from nbs/index.ipynb as stored (nothing is run); `--check` only compares."
+"""Write what is made from stored notebooks (nothing is run); `--check` only compares.
+
+README.md and its pictures from nbs/index.ipynb, CONTRIBUTING.md from nbs/33_contributing.ipynb, and pictures
+that a page shows before the cell that draws them."""
+import base64
 import re
 import sys
 from pathlib import Path
@@ -9,6 +13,8 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE, README, PICTURES = ROOT/"nbs"/"index.ipynb", ROOT/"README.md", "nbs/images"
+TEXTS = {README: SOURCE, ROOT/"CONTRIBUTING.md": ROOT/"nbs"/"33_contributing.ipynb"}
+SHOWN_EARLY = {"museum.png": ("30_museum.ipynb", "fig-wall")}   # picture -> notebook, label of the cell
 DROPPED = {"hide", "default_exp", "export", "exports", "exporti"}    # cells that readers do not see
 SHOWN = ["image/png", "image/jpeg", "text/markdown", "text/plain"]   # what is kept of an output, best first
 
@@ -97,9 +103,18 @@ def tidy(text):
     return re.sub(r"\n{3,}(?=```)", "\n\n", "".join(parts)).strip() + "\n"
 
 
-def build():
-    "README.md's text, and its pictures as {path: bytes}."
-    nb, alts = prepare(nbformat.read(SOURCE, as_version=4))
+def early_pictures():
+    "Pictures that a page shows before they are drawn, as {path: bytes}: stored outputs."
+    for name, (notebook, label) in SHOWN_EARLY.items():
+        for cell in nbformat.read(SOURCE.parent/notebook, as_version=4).cells:
+            if directives(cell.source)[0].get("label") != label: continue
+            data = next(o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {}))
+            yield f"{PICTURES}/{name}", base64.b64decode(data)
+
+
+def build(source):
+    "The Markdown of a notebook, and its pictures as {path: bytes}."
+    nb, alts = prepare(nbformat.read(source, as_version=4))
     config = Config({"NbConvertBase": {"display_data_priority": SHOWN}})
     exporter = MarkdownExporter(config=config)
     body, res = exporter.from_notebook_node(nb, resources={"output_files_dir": PICTURES})
@@ -125,16 +140,18 @@ def write(want, stale):
 
 def main(check=False):
     "Write, or with `check` compare; returns the exit code."
-    text, pictures = build()
-    want = {README: text.encode(), **{ROOT/p: data for p, data in pictures.items()}}
+    want = {ROOT/p: data for p, data in early_pictures()}
+    for path, source in TEXTS.items():
+        text, pictures = build(source)
+        want |= {path: text.encode(), **{ROOT/p: data for p, data in pictures.items()}}
     stale = set((ROOT/PICTURES).glob("readme-*")) - set(want)
     if not check:
         write(want, stale)
-        print(f"README.md: {len(text.splitlines())} lines, {len(pictures)} pictures")
+        print(f"written: {', '.join(str(p.relative_to(ROOT)) for p in want)}")
         return 0
     differ = differences(want, stale)
     if differ:
-        print(f"readme: not as nbs/index.ipynb: {', '.join(differ)}; run tools/readme.py", file=sys.stderr)
+        print(f"readme: not as in nbs: {', '.join(differ)}; run tools/readme.py", file=sys.stderr)
     return int(bool(differ))
 
 

@@ -67,7 +67,7 @@ def recipe_words(stage):
 def score_words(command, path, rows):
     "The rows of a table that are about these weights, and the command that made it."
     found = [row for row in load_table(path) if all(word in row["method"] for word in rows)]
-    columns = [c for c in ("group", "noise", "method", "n", "psnr", "ssim", "calls") if c in found[0]]
+    columns = [c for c in ("group", "noise", "scan", "method", "n", "psnr", "ssim", "calls") if c in found[0]]
     return f"`{command}`\n\n{markdown_table(found, *columns)}"
 
 
@@ -93,6 +93,7 @@ def parser():
     p.add_argument("--seen", default=SEEN, help="a sentence on what the network knows")
     p.add_argument("--before", help="checkpoint with which the run began, if it did not begin at random")
     p.add_argument("--scores", nargs=2, action="append", metavar=("CSV", "COMMAND"), default=[])
+    p.add_argument("--rows", nargs="+", help="words in a score's method (default: one call, NAME)")
     return p
 
 
@@ -103,7 +104,8 @@ def main():
     before = load_checkpoint(a.before)[1] if a.before else None
     notes = dict(license=LICENSE, trained_on=a.data, command=a.command, commit=a.commit)
     about = export_weights(a.checkpoint, path, before, **notes)
-    rows = [score_words(command, table, ("one call", a.name)) for table, command in a.scores]
+    words = a.rows or ("one call", a.name)
+    rows = [score_words(command, table, words) for table, command in a.scores]
     notes = {name: getattr(a, name) for name in ("summary", "command", "commit", "device", "seen")}
     notes["data"] = "\n".join(f"- {SOURCES[d]}" for d in a.data)
     notes["scores"] = "\n\n".join(rows) or "Not scored."

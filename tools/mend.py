@@ -10,7 +10,7 @@ import json
 import re
 
 import yaml
-from lessons import NBS, ROOT, in_order, load, numbers, settings, text_of
+from lessons import ROOT, in_order, load, numbers, settings, text_of
 from PIL import Image
 
 API = "api.ipynb"                                 # made here, of the library's own source
@@ -182,21 +182,8 @@ def api_page(lessons, anchors):
     return dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)
 
 
-def mend_sidebar(path):
-    "Leave out of the sidebar the pages that are not there; returns their names."
-    lines, missing = [], []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        page = re.match(r"\s+(?:- |href: )([\w-]+\.ipynb)$", line.rstrip())
-        if page and page[1] != API and not (NBS/page[1]).exists(): missing.append(page[1])
-        else: lines.append(line)
-    text = re.sub(r"^ +- section: .*\n +contents:\n(?= +- section|\n|$)", "", "".join(lines), flags=re.M)
-    path.unlink()                                  # it may be a link to the real one
-    path.write_text(text, encoding="utf-8")
-    return missing
-
-
 def mend(folder):
-    "All processed pages in `folder`; returns the names that the sidebar expects and that are not there."
+    "All processed pages in `folder`, and the page of all names."
     lessons = in_order()
     number, known = numbers(lessons), {p.name for p in lessons}
     books = {path: load(path) for path in sorted(folder.glob("*.ipynb"))}
@@ -212,4 +199,3 @@ def mend(folder):
             set_text(cell, mend_links(text_of(cell), re.sub(r"^\d+_", "", path.stem), anchors))
         path.write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
     (folder/API).write_text(json.dumps(api_page(lessons, anchors), ensure_ascii=False), encoding="utf-8")
-    return mend_sidebar(folder/"_quarto.yml")

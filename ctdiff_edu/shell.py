@@ -190,12 +190,17 @@ def _why(e):
 def _fail(text, status):
     "One line on stderr, below any progress bar."
     _close_bars()
-    other = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
     line = f"ctdiff: error: {' '.join(str(text).split())}"
     with contextlib.suppress(OSError):
-        if not other: print(line, file=sys.stderr, flush=True)
+        if not _other(): print(line, file=sys.stderr, flush=True)
     _close_streams()
     return status
+
+# %% ../nbs/20_shell.ipynb #18946cf7
+def _other():
+    "Is this one of several processes of torchrun, and not the first? A stray RANK alone does not count."
+    shared = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    return shared and os.environ.get("RANK", "0") != "0"
 
 # %% ../nbs/20_shell.ipynb #481f5e12
 def _close_bars():

@@ -168,6 +168,7 @@ def strike(line, folder, span, rng, forked=True):
     if not forked and number == signal.SIGINT: number = signal.SIGTERM  # while Python starts, it is Python's
     by_clock = not forked or rng.random() < 0.25
     nth, moment = int(rng.integers(1, span.calls + 1)), time.monotonic() + rng.uniform(0, span.seconds)
+    before = hidden(folder)                                            # of an earlier kill
     process = start(line, folder, forked, 0 if by_clock else nth, number)
     status = wait_until(moment, process) if by_clock else None
     if by_clock and status is None: os.kill(process.pid, number)
@@ -177,7 +178,7 @@ def strike(line, folder, span, rng, forked=True):
     except Broken as e: raise Broken(f"{line}: {number.name}, status {status}: {e}") from None
     COUNTS[line.split()[0], number.name if status else "done before"] += 1
     killed = status in (-signal.SIGKILL, -number)
-    try: look(folder, killed)
+    try: look(folder, before | (hidden(folder) if killed else set()))
     except Exception as e: raise Broken(f"{line}: after {number.name}, status {status}: {e}") from None
     return status == 0
 
@@ -198,18 +199,23 @@ READERS = {
     ".json": lambda p: json.loads(p.read_text()), ".png": lambda p: Image.open(p).load()}
 
 
-def look(folder, killed):
-    "Every file that is there is whole; temporaries and locks only where the process was killed."
+def hidden(folder):
+    "Temporary files and folders, and locks."
+    return {str(p.relative_to(folder)) for p in folder.rglob(".*")}
+
+
+def look(folder, may):
+    "Every file that is there is whole; hidden are only those that may be."
+    left = hidden(folder) - may
+    demand(not left, f"left {', '.join(left)} behind")
     for path in folder.rglob("*"):
-        hidden = any(name.startswith(".") for name in path.relative_to(folder).parts)
-        if hidden: demand(killed, f"left {path.relative_to(folder)} behind")
-        elif path.is_file(): READERS[path.suffix](path)
+        kept = any(name.startswith(".") for name in path.relative_to(folder).parts)
+        if path.is_file() and not kept: READERS[path.suffix](path)
 
 
 def look_clean(folder):
     "Nothing is left of earlier kills."
-    left = [p.name for p in folder.rglob(".*")]
-    demand(not left, f"still there: {', '.join(left)}")
+    demand(not hidden(folder), f"still there: {', '.join(hidden(folder))}")
 
 
 # The commands

@@ -39,6 +39,7 @@ LARGE_RUN = dict(steps=1000, tol=0.01)
 # tried on val; sigma is the noise that is assumed where there is none
 SHORT = dict(sigma=1e-3, steps=20, first=0.2, last=0.005)
 LONG = dict(sigma=1e-3, steps=40, first=0.7, last=0.005)
+MANY = dict(sigma=3e-4, steps=20, first=0.1, last=0.001)   # of three the best on val at 120 and 180
 SETTINGS = {
     "15 views": [SHORT, LONG], "30 views": [SHORT, LONG], "60 views": [SHORT, SHORT | dict(last=0.002)],
     NOISY: [dict(lam=v, steps=30, first=0.7, last=0.01) for v in (0.3, 0.1, 0.03)]}
@@ -211,7 +212,7 @@ def sweep(net, folder):
         case = Case(f"{n} views", "test", 1)
         base = tv_scores(case, SWEEP_TV, folder)
         if net is None: continue
-        setting = LONG if n < 60 else SHORT
+        setting = LONG if n < 60 else SHORT if n < 120 else MANY
         rows += pair(case, base, SWEEP_TV, prior_scores(case, net, setting, folder), setting, net)
         save_table(rows, folder/"sweep.csv")
     show(rows)

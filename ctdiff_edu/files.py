@@ -425,6 +425,6 @@ def markdown_table(
     *columns,  # which, in this order; all if none is named
 ) -> str:
     "Rows as a Markdown table."
-    head, *lines = _cells(rows, columns)
+    head, *lines = [[c.replace("|", "\\|") for c in line] for line in _cells(rows, columns)]
     lines = [head, ["---"]*len(head), *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -87,14 +87,14 @@ def _grain_methods(study, nets, kind, spectrum):
     "The noisy patches, TV, and each network in three uses."
     methods = [NOISY, denoiser_method("TV", tv)]
     for net in map(study.network, nets):
-        twice = denoiser_method(f"told twice ({net.name})", _twice(net.D), **net.settings)
-        methods += [one_call(net), twice, _grain_method(net, kind, spectrum)]
+        methods += [one_call(net), _told_twice(net), _grain_method(net, kind, spectrum)]
     return methods
 
 # %% ../nbs/15_grain.ipynb #9a1a001f
-def _twice(D):
-    "The denoiser, told twice the noise level."
-    return lambda x, sigma: D(x, 2*sigma)
+def _told_twice(net):
+    "One call that is told twice the noise level."
+    def run(y, sigma_n, g): return net.D(y, 2*sigma_n)
+    return Method(f"told twice ({net.name})", torch.no_grad()(run), net.settings, net.model)
 
 def _grain_method(net, kind, spectrum):
     "`denoise_grain` as a method."

@@ -14,7 +14,7 @@ from pathlib import Path
 import bench_uncertainty
 import torch
 
-from ctdiff_edu import evidence, results
+from ctdiff_edu import evidence, grain, results
 from ctdiff_edu.data import load_patches, load_slices
 from ctdiff_edu.files import TITLES, cell, load_table
 from ctdiff_edu.sampling import load_network
@@ -30,8 +30,13 @@ SHOWN_IN = {
     "14_results.ipynb": tuple(results.TABLES),
     "15_comparisons.ipynb": ("solvers",),
     "15_evidence.ipynb": tuple(evidence.TABLES),
+    "15_grain.ipynb": tuple(grain.TABLES),
 }
-SHOWN_OF_SLICES = {"19_uncertainty.ipynb": ("coverage-denoising", "coverage-views", "lesions")}
+SHOWN_OF_SLICES = {
+    "17_classical.ipynb": ("classical",),
+    "18_reconstruction.ipynb": ("learned", "grid", "large", "sweep"),
+    "19_uncertainty.ipynb": ("coverage-denoising", "coverage-views", "lesions"),
+}
 TOLERANCE = {   # other processors round otherwise
     "psnr": 0.002, "psnr_lo": 0.005, "psnr_hi": 0.005,
     "ssim": 0.0002, "ssim_lo": 0.0005, "ssim_hi": 0.0005, "calls": 0,

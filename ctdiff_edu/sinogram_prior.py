@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'FIELD', 'RECIPE', 'every', 'to_rows', 'from_rows', 'turned', 'sinogram_crops', 'around', 'interpolate_views',
-           'put_back', 'fill_views', 'sample_views']
+           'put_back', 'fill_views', 'sample_views', 'moment_error', 'out_of_range']
 
 # %% ../nbs/18_sinogram.ipynb #d1413539
 from dataclasses import replace
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/18_sinogram.ipynb #ca4417f0
+# %% ../nbs/18_sinogram.ipynb #ba187633
+from .classical import cg_least_squares
 from .data import load_slices
 from .reconstruction import _count, _noise_of
 from .scores import Denoiser
@@ -144,3 +145,26 @@ def sample_views(
         u0 = put_back(D(u, s), m, k)
         u = u0 + _noise_of(u, u0, s, s_next, eta, generator)
     return from_rows(u)
+
+# %% ../nbs/18_sinogram.ipynb #76d74670
+def moment_error(
+    A,  # `ParallelBeam`
+    p,  # (B,1,views,bins) line integrals
+    n,  # which moment, 0, 1, ...
+) -> torch.Tensor:  # (B,), 0: as that of an image
+    "How far the n-th moments of the views are from what an image can have, over their length."
+    s = (torch.arange(A.bins, dtype=torch.float64) - A.centre)*2/A.bins
+    mu = (p.detach().cpu().double()[:, 0] @ s**n).T   # (views,B)
+    c, sin = A.angles.cos(), A.angles.sin()
+    M = torch.stack([c**j*sin**(n - j) for j in range(n + 1)], 1)
+    return (mu - M @ torch.linalg.lstsq(M, mu).solution).norm(dim=0)/mu.norm(dim=0)
+
+# %% ../nbs/18_sinogram.ipynb #f8527e02
+def out_of_range(
+    A,         # `ParallelBeam`
+    p,         # (B,1,views,bins) line integrals
+    steps=40,  # of conjugate gradients
+) -> torch.Tensor:  # (B,), 0: the sinogram of an image
+    "The part of a sinogram that no image explains, over its length (from above: steps are few)."
+    left = p - A(cg_least_squares(A, p, steps))
+    return (left.flatten(1).norm(dim=1)/p.flatten(1).norm(dim=1)).double()

@@ -31,7 +31,9 @@ SHOWN_IN = {
     "15_comparisons.ipynb": ("solvers",),
     "15_evidence.ipynb": tuple(evidence.TABLES),
 }
-SHOWN_OF_SLICES = {"19_uncertainty.ipynb": ("coverage-denoising", "coverage-views", "lesions")}
+SHOWN_OF_SLICES = {
+    "18_sinogram.ipynb": ("sinogram",),
+    "19_uncertainty.ipynb": ("coverage-denoising", "coverage-views", "lesions")}
 TOLERANCE = {   # other processors round otherwise
     "psnr": 0.002, "psnr_lo": 0.005, "psnr_hi": 0.005,
     "ssim": 0.0002, "ssim_lo": 0.0005, "ssim_hi": 0.0005, "calls": 0,

@@ -110,22 +110,22 @@ def put_back(
     u[:, :, ::k] = m
     return u
 
-# %% ../nbs/18_sinogram.ipynb #76d4efd9
+# %% ../nbs/18_sinogram.ipynb #589b3412
 @torch.no_grad()
 def fill_views(
     D: Denoiser,  # denoiser of the prior on sinograms, in its units
     y,            # (B,1,views,bins) line integrals, without noise
     k,            # views wanted for each measured one
     steps=20,     # calls of D
-    first=0.1,    # noise level of the first step, units of the prior on sinograms
-    last=0.002,   # and of the last; they fall evenly in their logarithm
+    first=0.03,   # noise level of the first step, units of the prior on sinograms
+    last=0.001,   # and of the last; they fall evenly in their logarithm
 ) -> torch.Tensor:  # (B,1,k*views,bins) line integrals
     "Missing views by half-quadratic splitting, from linear interpolation: one sinogram, no sample."
     m, u = to_rows(y), to_rows(interpolate_views(y, k))
     for s in logsnr_levels(_count(steps), first, last)[:-1]: u = put_back(D(u, s), m, k)
     return from_rows(u)
 
-# %% ../nbs/18_sinogram.ipynb #79dae289
+# %% ../nbs/18_sinogram.ipynb #bd9632ec
 @torch.no_grad()
 def sample_views(
     D: Denoiser,     # denoiser of the prior on sinograms, in its units
@@ -133,8 +133,8 @@ def sample_views(
     k,               # views wanted for each measured one
     steps=20,        # calls of D
     generator=None,  # torch.Generator
-    first=0.5,       # noise level of the first step, units of the prior on sinograms
-    last=0.002,      # and of the last
+    first=0.1,       # noise level of the first step, units of the prior on sinograms
+    last=0.001,      # and of the last
     eta=0.85,        # share of fresh noise, 0 to 1
 ) -> torch.Tensor:   # (B,1,k*views,bins) line integrals
     "A draw of the missing views: DDIM whose estimate gets the measured rows back."
@@ -146,18 +146,20 @@ def sample_views(
         u = u0 + _noise_of(u, u0, s, s_next, eta, generator)
     return from_rows(u)
 
-# %% ../nbs/18_sinogram.ipynb #76d74670
+# %% ../nbs/18_sinogram.ipynb #0282ffdc
 def moment_error(
     A,  # `ParallelBeam`
     p,  # (B,1,views,bins) line integrals
     n,  # which moment, 0, 1, ...
 ) -> torch.Tensor:  # (B,), 0: as that of an image
-    "How far the n-th moments of the views are from what an image can have, over their length."
+    "Distance of the n-th moments of the views to those that an image can have, over that of |s|^n."
     s = (torch.arange(A.bins, dtype=torch.float64) - A.centre)*2/A.bins
-    mu = (p.detach().cpu().double()[:, 0] @ s**n).T   # (views,B)
+    views = p.detach().cpu().double()[:, 0]
+    mu = (views @ s**n).T   # (views,B)
     c, sin = A.angles.cos(), A.angles.sin()
     M = torch.stack([c**j*sin**(n - j) for j in range(n + 1)], 1)
-    return (mu - M @ torch.linalg.lstsq(M, mu).solution).norm(dim=0)/mu.norm(dim=0)
+    whole = (views @ s.abs()**n).norm(dim=1)
+    return (mu - M @ torch.linalg.lstsq(M, mu).solution).norm(dim=0)/whole
 
 # %% ../nbs/18_sinogram.ipynb #f8527e02
 def out_of_range(

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from bench_ct import TAPERS
-from bench_prior import fine_slices, name_of, scored
+from bench_prior import fine_slices, name_of, scored, words
 
 from ctdiff_edu.classical import cg_least_squares
 from ctdiff_edu.files import load_table, save_table, text_table
@@ -61,7 +61,7 @@ def tuned_fill(D, s, k, tuning):
     for setting in FILLS:
         q = fill_views(D, s.p[:, :, ::k], k, **setting)
         tried.append((s.row_error(q, k).mean().item(), len(tried), setting, q))
-        tuning.append(dict(scan=f"{VIEWS//k} views", setting=str(setting)) | {"row error (%)": tried[-1][0]})
+        tuning.append(dict(scan=f"{VIEWS//k} views", setting=words(setting)) | {"row error (%)": tried[-1][0]})
     return min(tried)[2:]
 
 

@@ -61,7 +61,7 @@ def tuned_fill(D, s, k, tuning):
     for setting in FILLS:
         q = fill_views(D, s.p[:, :, ::k], k, **setting)
         tried.append((s.row_error(q, k).mean().item(), len(tried), setting, q))
-        tuning.append(dict(scan=f"{VIEWS//k} views", setting=words(setting)) | {"row error (%)": tried[-1][0]})
+        tuning.append(dict(scan=f"{VIEWS//k} views", setting=words(setting)) | {ROWS: tried[-1][0]})
     return min(tried)[2:]
 
 

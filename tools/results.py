@@ -35,6 +35,7 @@ SHOWN_IN = {
 SHOWN_OF_SLICES = {
     "17_classical.ipynb": ("classical",),
     "18_reconstruction.ipynb": ("learned", "grid", "large", "sweep"),
+    "18_sinogram.ipynb": ("sinogram",),
     "19_uncertainty.ipynb": ("coverage-denoising", "coverage-views", "lesions"),
 }
 TOLERANCE = {   # other processors round otherwise

@@ -84,13 +84,11 @@ def solver_table(
     samplers=SAMPLERS, # `Sampler`s to compare
     calls=CALLS,       # numbers of network calls
     n=32,              # images
-    long=1000,         # calls of one more run of the last sampler; 0: none
 ) -> list[dict]:       # rows: one call, then each sampler at each number of calls
     "One posterior sample against network calls; `ratio` is its MSE over that of one call."
     net = study.network(net)
     one = list(study.evaluate([one_call(net)], n).values())[0]
     pairs = [(s, c) for s in samplers for c in calls if c > bool(s.warm)]
-    if long: pairs.append((samplers[-1], long))
     rows = [_sampler_row(study, net, one, n, *pair) for pair in pairs]
     return [_against(study, one, one, "one call"), *rows]
 

@@ -51,7 +51,7 @@ def reconstruct(
     method: METHODS = "fbp",       # the last four use a learned prior
     views: whole = None,           # take, or simulate, so many; all by default, 180 of a scan
     dose: dose = None,             # photons along each ray of a simulated scan
-    samples: whole = 0,            # mean of so many samples, and a map of their spread (dds, dps, mmps)
+    samples: whole = 0,            # mean of so many samples (at least 2) and a map of their spread
     weights="prior",               # shipped weights, or a .safetensors file
     slices=None,                   # a:b, from a up to b; all by default
     centre: float = None,          # bin of the axis, if one knows better than the file

@@ -88,6 +88,7 @@ def find_method(
     if name not in TITLES: raise ValueError(f"method: got {name!r}, want one of {', '.join(TITLES)}")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
         raise ValueError(f"samples: got {samples!r}, want a whole number of at least 0")
+    if samples == 1: raise ValueError("samples: got 1, want 0 or at least 2: one draw has no spread")
     if not samples or name in SAMPLERS: return (CLASSICAL | LEARNED)[name]
     raise ValueError(f"samples: {name} gives one image, want one of {', '.join(SAMPLERS)}")
 

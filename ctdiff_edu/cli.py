@@ -25,7 +25,7 @@ from .shell import add_fields, on_terminal, run_command, say, tell
 # %% ../nbs/21_cli.ipynb #7cd93304
 METHODS = ("noisy", "blur", "tv", "nlm", "wavelet", "one-call", "sample", "bm3d", "talk", "mean8")
 TABLES = ("leaderboard", "talk", "ablation", "noise", "freq", "roles", "solvers", "small",
-          "shares", "calibration", "levels", "generation", "network", "slices")
+          "shares", "calibration", "levels", "generation", "grain", "network", "slices", "quality")
 NETWORKS, RECIPES = ("talk", "small"), ("talk", "one-cycle")
 PREDICTIONS = ("z", "v")
 SPLITS, DEVICES = ("train", "val", "test"), ("auto", "cpu", "cuda")
@@ -200,9 +200,9 @@ def find_tables(
     steps=1000,  # network calls of the talk's sampler
 ):               # dict of name -> function of a study, dict of name -> columns to print
     "Tables by their names on the command line."
-    from ctdiff_edu import comparisons, evidence, results
-    made = results.TABLES | comparisons.TABLES | evidence.TABLES
-    shown = results.COLUMNS | comparisons.COLUMNS | evidence.COLUMNS
+    from ctdiff_edu import comparisons, evidence, grain, results
+    made = results.TABLES | comparisons.TABLES | evidence.TABLES | grain.TABLES
+    shown = results.COLUMNS | comparisons.COLUMNS | evidence.COLUMNS | grain.COLUMNS
     for name in ("leaderboard", "talk", "ablation"): made[name] = partial(made[name], n_steps=steps)
     return {name: made[name] for name in names}, shown
 
@@ -223,7 +223,7 @@ def _check_place(folder, names):
 def reproduce(
     data: source = "phantoms",       # phantoms, ct, organamnist, a MedMNIST-format .npz or crops:FILE
     out="reproduced",                # folder for the tables
-    only: some_of(*TABLES) = None,   # by default all but network and slices
+    only: some_of(*TABLES) = None,   # by default all but the last three
     quick: bool = False,             # only the rows of the leaderboard that take seconds
     n: whole = None,                 # so many patches, chosen by the seed; all by default
     steps: whole = 1000,             # network calls of the talk's sampler
@@ -235,7 +235,7 @@ def reproduce(
     from ctdiff_edu import files, machine, report, study
     if quick and only: raise ValueError("quick: got tables by name as well, want one of the two")
     folder, device = files.check_folder(out, "out"), machine.pick_device(device)
-    tables, columns = find_tables(["leaderboard"] if quick else only or TABLES[:-2], steps)
+    tables, columns = find_tables(["leaderboard"] if quick else only or TABLES[:-3], steps)
     if quick: tables["leaderboard"] = partial(tables["leaderboard"], quick=True)
     _check_place(folder, tables)
     of = study.Study(data, "test", 0.3, folder/"runs", seed, precision, device, n)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['paired_ratio', 'independent_patches', 'trainings_needed', 'false_alarm', 'clipped_share', 'half_width_at',
            'squared_bias', 'true_coverage', 'share_of_measurement', 'resting_gain', 'dot_gap', 'sinogram',
-           'steps_until', 'disc_height', 'nearest_pixel', 'em_pixel', 'draws_needed', 'patients_needed', 'CT']
+           'steps_until', 'disc_height', 'nearest_pixel', 'em_pixel', 'moment_factor', 'safe_radius', 'draws_needed',
+           'patients_needed', 'CT']
 
 # %% ../nbs/24_answers_ct.ipynb #94baa1f7
 import math
@@ -463,6 +464,41 @@ em_pixel = Exercise(
     "em_pixel", "18_reconstruction", "positive root of rho x^2 + (a - rho d) x - e = 0",
     (_em_pixel, _cancelled), _wrong_em_pixel)
 
+# %% ../nbs/24_answers_ct.ipynb #9a1b0101
+def _moment_factor(f, g):
+    delta = number(g, 0.05, 1.0)
+    turn = torch.linspace(0, 2*math.pi, 1001, dtype=torch.float64)[:-1]
+    middle = (torch.cos(turn - delta/2) + torch.cos(turn + delta/2))/2
+    want = (middle @ torch.cos(turn)/torch.cos(turn).square().sum()).item()
+    like = {
+        "the neighbours are half a step away, not a whole one": math.cos(delta),
+        "the first moment is not kept, only the zeroth is": 1.0,
+        "the mean of two cosines has the factor once, not squared": math.cos(delta/2)**2}
+    return differs(f(delta), want, f"delta = {delta:.3f}", like)
+
+# %% ../nbs/24_answers_ct.ipynb #9a1b0102
+moment_factor = Exercise(
+    "moment_factor", "18_sinogram", "what interpolation between views leaves of the first moment",
+    (_moment_factor,),
+    ((lambda delta: math.cos(delta), "half a step away"), (lambda delta: 1.0, "only the zeroth"),
+     (lambda delta: math.cos(delta/2)**2, "not squared")))
+
+# %% ../nbs/24_answers_ct.ipynb #9a1b0103
+def _safe_radius(f, g):
+    views = round(number(g, 10, 200))
+    like = {
+        "the views cover half a turn, not a whole one": views/(2*math.pi),
+        "that is the angle between two views": math.pi/views,
+        "a trace moves by r times the step at most, not by half of it": 2*views/math.pi}
+    return differs(f(views), views/math.pi, f"{views} views", like)
+
+# %% ../nbs/24_answers_ct.ipynb #9a1b0104
+safe_radius = Exercise(
+    "safe_radius", "18_sinogram", "radius (pixels) up to which a trace moves by less than a bin a view",
+    (_safe_radius,),
+    ((lambda views: views/(2*math.pi), "half a turn"), (lambda views: math.pi/views, "angle between"),
+     (lambda views: 2*views/math.pi, "not by half")))
+
 # %% ../nbs/24_answers_ct.ipynb #f8476a14
 def _draws_needed(f, g):
     level = number(g, 0.8, 0.995)
@@ -508,4 +544,5 @@ patients_needed = Exercise(
 # %% ../nbs/24_answers_ct.ipynb #867b27e3
 CT = (paired_ratio, independent_patches, trainings_needed, false_alarm, clipped_share, half_width_at,
       squared_bias, true_coverage, share_of_measurement, resting_gain,
-      dot_gap, sinogram, steps_until, disc_height, nearest_pixel, em_pixel, draws_needed, patients_needed)
+      dot_gap, sinogram, steps_until, disc_height, nearest_pixel, em_pixel,
+      moment_factor, safe_radius, draws_needed, patients_needed)

@@ -212,7 +212,7 @@ def _reconstructed(job, beam, run, samples, seed, scale, D, device, i):
     streams = [stream(seed, i, 1, k, device=device) for k in range(max(1, samples))]
     x = torch.cat([run(beam, *seen, g, D).cpu().double() for g in streams])[:, 0]/scale
     if not x.isfinite().all(): raise FloatingPointError(f"slice {i}: the reconstruction is not finite")
-    spread = [x.std(0, correction=min(1, samples - 1))] if samples else []
+    spread = [x.std(0)] if samples else []
     return torch.stack([x.mean(0), *spread]).float().numpy()
 
 # %% ../nbs/21_ct_volumes.ipynb #1cc633bb
@@ -365,7 +365,7 @@ def _array_like(like):
 # %% ../nbs/21_ct_volumes.ipynb #19533281
 def _written(source, out, job, facts, kept, beam, scale, saturated, record):
     "Write picture, spread and record; the lines of the report."
-    unit, middle = "HU" if job.geometry.hounsfield else "1/mm", _middle(job, beam, kept)
+    unit, middle = _unit(job.geometry), _middle(job, beam, kept)
     lines = _about_input(source, job, facts, scale) | _numbers(job, middle, unit)
     if facts["settings"]["samples"]:
         path, mean = _write_spread(out, job, kept)
@@ -376,6 +376,11 @@ def _written(source, out, job, facts, kept, beam, scale, saturated, record):
     lines["picture"] = str(picture_file(out))
     if record: lines["record"] = str(write_record(out, **facts))
     return lines | dict(use=USE)
+
+# %% ../nbs/21_ct_volumes.ipynb #19533282
+def _unit(g):
+    "The unit of a result, with what it rests on: a raw scan's bins may be of a width that nobody told."
+    return "HU" if g.hounsfield else f"1/mm with bins of {g.bin_mm:g} mm"
 
 # %% ../nbs/21_ct_volumes.ipynb #eb791bac
 def _about_input(source, job, facts, scale):

@@ -68,7 +68,7 @@ def _prepare(data, split, n, sigma, weights, seed, device, precision):
 
 # %% ../nbs/21_cli.ipynb #7187c71e
 def demo(
-    data: source = "phantoms",       # phantoms, ct, organamnist, a MedMNIST-format .npz or crops:FILE
+    data: source = "phantoms",       # phantoms, ct, organamnist, an .npz, crops:FILE or abdomen:FILE
     split: SPLITS = "test",          # of the data
     sigma: float = 0.3,              # noise level in [-1,1] units
     steps: whole = 100,              # network calls of the talk's sampler; the talk has 1000
@@ -91,7 +91,7 @@ def demo(
 
 # %% ../nbs/21_cli.ipynb #733c9e78
 def evaluate(
-    data: source = "phantoms",       # phantoms, ct, organamnist, a MedMNIST-format .npz or crops:FILE
+    data: source = "phantoms",       # phantoms, ct, organamnist, an .npz, crops:FILE or abdomen:FILE
     split: SPLITS = "test",          # of the data
     n: whole = None,                 # so many patches, chosen by the seed; all by default
     sigma: float = 0.3,              # noise level in [-1,1] units
@@ -179,12 +179,12 @@ def train(
 ):
     "Train a network; under torchrun, several processes share every batch."
     from ctdiff_edu import machine, report, training
-    from ctdiff_edu.data import join_patches
+    from ctdiff_edu.data import patch_sets
     checkpoint = training.run_folder(out, resume)/"checkpoint.safetensors"
     device = machine.pick_device(device)
     chosen = replace(training.TALK if recipe == "talk" else training.ONE_CYCLE, **changes)
     chosen = training.settle_precision(chosen, device, checkpoint if resume else None)
-    images, valid = (join_patches(data, split).to(device) for split in ("train", "val"))
+    images, valid = ([x.to(device) for x in patch_sets(data, split)] for split in ("train", "val"))
     model, sde, start = _begin(network, prediction, init, device, chosen.seed)
     say(about := report.training_lines(data, images, valid, model, start, chosen))
     notes = dict(trained_on=data, device=device, run=about["run"])
@@ -221,7 +221,7 @@ def _check_place(folder, names):
 
 # %% ../nbs/21_cli.ipynb #cddee653
 def reproduce(
-    data: source = "phantoms",       # phantoms, ct, organamnist, a MedMNIST-format .npz or crops:FILE
+    data: source = "phantoms",       # phantoms, ct, organamnist, an .npz, crops:FILE or abdomen:FILE
     out="reproduced",                # folder for the tables
     only: some_of(*TABLES) = None,   # by default all but the last three
     quick: bool = False,             # only the rows of the leaderboard that take seconds

@@ -146,20 +146,21 @@ def save_figure(
 # %% ../nbs/20_report.ipynb #e27ac5cf
 def training_lines(
     names,   # of the data sets
-    train,   # (N,1,H,W) training images
-    valid,   # (M,1,H,W) held-out images
+    train,   # list of (N,1,H,W) training images
+    valid,   # list of (M,1,H,W) held-out images
     model,   # network
     start,   # how its weights begin, in words
     recipe,  # `training.Recipe`
 ) -> dict[str, str]:  # a word for each line, and the line
     "What is going to be trained."
-    size = f"{train.shape[2]}x{train.shape[3]}"
     count = sum(p.numel() for p in model.parameters())
+    sizes = (f"{len(a)} training and {len(b)} validation patches of {a.shape[2]}x{a.shape[3]}"
+             for a, b in zip(train, valid))
     return dict(
-        data=f"{', '.join(names)}: {len(train)} training and {len(valid)} validation patches of {size}",
+        data=f"{', '.join(names)}: {', '.join(sizes)}",
         recipe=", ".join(f"{k} {v}" for k, v in vars(recipe).items()),
         network=f"{type(model).__name__}, {count:,} parameters, {start}",
-        run=run_line(recipe.seed, train.device, recipe.precision))
+        run=run_line(recipe.seed, train[0].device, recipe.precision))
 
 # %% ../nbs/20_report.ipynb #1d9478aa
 def history_line(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'ABOVE_ZERO', 'ZERO_OR_MORE', 'TALK', 'ONE_CYCLE', 'ORDER', 'NOISE', 'VALID', 'FLIPS', 'LOSSES',
-           'PROGRESS', 'FILES', 'Recipe', 'lr_schedule', 'draw_times', 'data_order', 'draw_batch', 'random_flips',
-           'train_step', 'autocast', 'ema_update', 'Trainer', 'training_batch', 'validate', 'swap_averaged', 'averaged',
-           'close_epoch', 'describe_run', 'save_trainer', 'load_trainer', 'settle_precision', 'fit', 'run_folder',
-           'train', 'plot_history']
+           'PROGRESS', 'FILES', 'Recipe', 'lr_schedule', 'draw_times', 'epoch_batches', 'draw_batch', 'random_flips',
+           'train_step', 'autocast', 'ema_update', 'Trainer', 'as_sets', 'training_batch', 'validate', 'swap_averaged',
+           'averaged', 'close_epoch', 'describe_run', 'save_trainer', 'load_trainer', 'settle_precision', 'fit',
+           'run_folder', 'train', 'plot_history']
 
 # %% ../nbs/09_training.ipynb #17387ffa
 import functools
@@ -124,13 +124,19 @@ FLIPS = 3  # of flips
 
 # %% ../nbs/09_training.ipynb #648c29d1
 @functools.lru_cache(maxsize=1)
-def data_order(
-    seed,   # the run's seed
-    epoch,  # 0, 1, ...
-    n,      # number of images
-) -> torch.Tensor:  # (n,) indices
-    "The order in which an epoch sees the images."
-    return torch.randperm(n, generator=stream(seed, ORDER, epoch))
+def epoch_batches(
+    seed,    # the run's seed
+    epoch,   # 0, 1, ...
+    counts,  # tuple: the number of images in each set
+    batch,   # images a step
+) -> list[tuple]:  # of each step: which set, and (batch,) indices of its images
+    "The batches of an epoch: every set in a random order, cut up, and the pieces shuffled."
+    draws = stream(seed, ORDER, epoch)
+    orders = [torch.randperm(n, generator=draws) for n in counts]
+    pieces = [(k, rows) for k, order in enumerate(orders) for rows in order.split(batch)]
+    whole = [(k, rows) for k, rows in pieces if len(rows) == batch]
+    if len(counts) == 1: return whole
+    return [whole[i] for i in torch.randperm(len(whole), generator=draws)]
 
 # %% ../nbs/09_training.ipynb #1edcf507
 def draw_batch(
@@ -215,13 +221,14 @@ class Trainer:
     def __init__(self,
         model,   # network, trained in place
         sde,     # `VPSDE`
-        train,   # (N,1,H,W) clean images in [-1,1], on the model's device
+        train,   # (N,1,H,W) clean images in [-1,1], on the model's device; or a list of such
         recipe,  # `Recipe`
     ):
         self.model, self.sde = model, sde
-        self.train, self.recipe = train, recipe
-        self.batch = _batch_size(recipe, len(train))
-        self.per_epoch = len(train)//self.batch
+        self.sets, self.recipe = as_sets(train), recipe
+        self.device = self.sets[0].device
+        self.batch = _batch_size(recipe, min(map(len, self.sets)))
+        self.per_epoch = sum(len(x0)//self.batch for x0 in self.sets)
         self.net = _shared(model, recipe)
         self.opt = _adamw(model, recipe)
         self.set_lr = lr_schedule(self.opt, recipe, self.per_epoch)
@@ -240,10 +247,17 @@ class Trainer:
         self.seconds += time.perf_counter() - start
         return losses
 
+# %% ../nbs/09_training.ipynb #cccd4a5e
+def as_sets(
+    images,  # (N,1,H,W), or a list of such, each with its own height and width
+) -> list[torch.Tensor]:
+    "One set of images, or several, as a list."
+    return [images] if torch.is_tensor(images) else list(images)
+
 # %% ../nbs/09_training.ipynb #52b988a0
 def _draws(trainer, purpose):
     "The random stream of this step for a purpose."
-    return stream(trainer.recipe.seed, purpose, trainer.step, device=trainer.train.device)
+    return stream(trainer.recipe.seed, purpose, trainer.step, device=trainer.device)
 
 # %% ../nbs/09_training.ipynb #f0138ec7
 def _adamw(model, recipe):
@@ -268,9 +282,9 @@ def training_batch(
 ) -> torch.Tensor:  # (B,1,H,W)
     "The clean images of this step, for all processes together."
     epoch, i = divmod(trainer.step, trainer.per_epoch)
-    order = data_order(trainer.recipe.seed, epoch, len(trainer.train))
-    chosen = order[i*trainer.batch:(i + 1)*trainer.batch]
-    x0 = trainer.train[chosen.to(trainer.train.device)]
+    counts = tuple(map(len, trainer.sets))
+    k, chosen = epoch_batches(trainer.recipe.seed, epoch, counts, trainer.batch)[i]
+    x0 = trainer.sets[k][chosen.to(trainer.device)]
     return random_flips(x0, _draws(trainer, FLIPS)) if trainer.recipe.augment else x0
 
 # %% ../nbs/09_training.ipynb #5d361f5d
@@ -311,19 +325,21 @@ def _parallel(model):
 def validate(
     model,   # network
     sde,     # `VPSDE`
-    x0,      # (N,1,H,W) held-out clean images
+    x0,      # (N,1,H,W) held-out clean images, or a list of such
     recipe,  # `Recipe`: batch size, lambda_freq, precision, sigma, spread, seed
 ) -> list[float]:  # total, noise, freq: means over the images
     "Losses on held-out images with fixed times and noises."
     model.eval()
-    return (_valid_sums(model, sde, x0, recipe)/len(x0)).tolist()
+    sets = as_sets(x0)
+    return (_valid_sums(model, sde, sets, recipe)/sum(map(len, sets))).tolist()
 
 # %% ../nbs/09_training.ipynb #9b174efd
-def _valid_sums(model, sde, x0, recipe):
+def _valid_sums(model, sde, sets, recipe):
     "Sums of the losses over the images; the processes share the batches."
     rank, world = ranks()
-    sums = torch.zeros(3, dtype=torch.float64, device=x0.device)
-    for i, x in enumerate(x0.split(recipe.batch_size)):
+    sums = torch.zeros(3, dtype=torch.float64, device=sets[0].device)
+    batches = [x for x0 in sets for x in x0.split(recipe.batch_size)]
+    for i, x in enumerate(batches):
         if i % world == rank: sums += len(x)*_valid_losses(model, sde, x, recipe, i)
     return world*mean_over_ranks(sums)
 
@@ -360,7 +376,7 @@ LOSSES = ("total", "noise", "freq")
 # %% ../nbs/09_training.ipynb #f079472e
 def close_epoch(
     trainer,  # `Trainer`
-    valid,    # (M,1,H,W) held-out images, or None
+    valid,    # (M,1,H,W) held-out images, a list of such, or None
 ):
     "Add a line to the history: mean training losses since the last line, and validation losses."
     row = _train_row(trainer)
@@ -388,8 +404,9 @@ def describe_run(
 ) -> dict:    # recipe, model, schedule, data
     "What the run is, as JSON: a checkpoint fits only a run of which this is the same."
     model, schedule = describe(trainer.model), describe(trainer.sde.schedule)
-    values = trainer.train.cpu().contiguous().numpy()
-    data = dict(n=len(values), crc32=zlib.crc32(values))
+    data = dict(n=sum(map(len, trainer.sets)), crc32=0)
+    for x0 in trainer.sets:
+        data["crc32"] = zlib.crc32(x0.cpu().contiguous().numpy(), data["crc32"])
     return dict(recipe=asdict(trainer.recipe), model=model, schedule=schedule, data=data)
 
 # %% ../nbs/09_training.ipynb #ee585178
@@ -502,8 +519,8 @@ def _precision_so_far(checkpoint):
 def fit(
     model,            # network, trained in place; at the end with the averaged weights, if there are any
     sde,              # `VPSDE`
-    train,            # (N,1,H,W) clean images in [-1,1], on the model's device
-    valid=None,       # (M,1,H,W) held-out images, or None
+    train,            # (N,1,H,W) clean images in [-1,1], on the model's device; or a list of such
+    valid=None,       # (M,1,H,W) held-out images, a list of such, or None
     recipe=TALK,      # `Recipe`
     checkpoint=None,  # file written at step 0, every `save_every` steps and at the end
     resume=False,     # go on from `checkpoint`
@@ -513,7 +530,7 @@ def fit(
 ) -> list[dict]:      # history: one an epoch, and one where the run stopped
     "Train by a recipe. FloatingPointError if the loss is not finite; the last checkpoint stays."
     _check_fit(train, checkpoint, resume, save_every, max_steps)
-    recipe = settle_precision(recipe, train.device, checkpoint if resume else None)
+    recipe = settle_precision(recipe, as_sets(train)[0].device, checkpoint if resume else None)
     trainer = Trainer(model, sde, train, recipe)
     if resume: load_trainer(trainer, checkpoint)
     elif checkpoint: save_trainer(trainer, checkpoint)
@@ -525,8 +542,9 @@ def fit(
 # %% ../nbs/09_training.ipynb #4ee7fab8
 def _check_fit(train, checkpoint, resume, save_every, max_steps):
     "ValueError for arguments of `fit` with which it would not get far."
-    if train.ndim != 4 or train.shape[1] != 1 or not len(train):
-        raise ValueError(f"train: got shape {tuple(train.shape)}, want (N,1,H,W), N > 0")
+    for x0 in as_sets(train):
+        if x0.ndim == 4 and x0.shape[1] == 1 and len(x0): continue
+        raise ValueError(f"train: got shape {tuple(x0.shape)}, want (N,1,H,W), N > 0")
     for name, steps in dict(max_steps=max_steps, save_every=save_every).items():
         if steps is not None and steps < 1: raise ValueError(f"{name}: got {steps}, want 1 or more")
     _check_file(checkpoint, resume)
@@ -560,7 +578,7 @@ def _keep(trainer, valid, checkpoint, save_every, ends):
 # %% ../nbs/09_training.ipynb #8635346e
 def _heed(trainer, checkpoint):
     "Save and stop, if this or another of the processes was asked to end."
-    number = max_over_ranks(asked(), trainer.train.device)
+    number = max_over_ranks(asked(), trainer.device)
     if not number: return
     if checkpoint and trainer.saved < trainer.step: save_trainer(trainer, checkpoint)
     gather(None)                              # nobody leaves before the file is there
@@ -609,8 +627,8 @@ def train(
     out,              # folder for checkpoint.safetensors, weights.safetensors and history.csv
     model,            # network, trained in place
     sde,              # `VPSDE`
-    images,           # (N,1,H,W) clean training images in [-1,1], on the model's device
-    valid,            # (M,1,H,W) held-out images, or None
+    images,           # (N,1,H,W) clean training images in [-1,1], on the model's device; or a list of such
+    valid,            # (M,1,H,W) held-out images, a list of such, or None
     recipe,           # `Recipe`
     resume=False,     # go on from the folder's checkpoint
     before=None,      # header (`about`) of the weights with which the run begins; None: random ones

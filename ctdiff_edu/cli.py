@@ -24,7 +24,7 @@ from .shell import add_fields, on_terminal, run_command, say, tell
 
 # %% ../nbs/21_cli.ipynb #7cd93304
 METHODS = ("noisy", "blur", "tv", "nlm", "wavelet", "one-call", "sample", "bm3d", "talk", "mean8")
-TABLES = ("leaderboard", "talk", "ablation", "noise", "freq", "roles", "solvers", "small",
+TABLES = ("leaderboard", "talk", "ablation", "noise", "freq", "roles", "solvers",
           "shares", "calibration", "levels", "generation", "grain", "network", "slices", "quality")
 NETWORKS, RECIPES = ("talk", "small"), ("talk", "one-cycle")
 PREDICTIONS = ("z", "v")

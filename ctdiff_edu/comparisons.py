@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'CALLS', 'VARIANTS', 'NETWORK_RECIPE', 'STRENGTHS', 'TABLES', 'COLUMNS', 'Sampler', 'solver_table',
-           'Variant', 'network_table', 'middle_slices', 'slice_table', 'small_table']
+           'Variant', 'network_table', 'middle_slices', 'slice_table']
 
 # %% ../nbs/15_comparisons.ipynb #faa52854
 import sys
@@ -20,7 +20,6 @@ from . import scores
 from .baselines import bm3d_method, tv
 from .data import add_noise, load_patches, load_slices, window
 from .network import SmallUNet
-from .results import noise_table
 
 # %% ../nbs/15_comparisons.ipynb #a53193ab
 from .sampling import ancestral, conditional_samples, load_network, one_call, time_levels
@@ -84,11 +83,13 @@ def solver_table(
     samplers=SAMPLERS, # `Sampler`s to compare
     calls=CALLS,       # numbers of network calls
     n=32,              # images
+    long=1000,         # calls of one more run of the last sampler; 0: none
 ) -> list[dict]:       # rows: one call, then each sampler at each number of calls
     "One posterior sample against network calls; `ratio` is its MSE over that of one call."
     net = study.network(net)
     one = list(study.evaluate([one_call(net)], n).values())[0]
     pairs = [(s, c) for s in samplers for c in calls if c > bool(s.warm)]
+    if long: pairs.append((samplers[-1], long))
     rows = [_sampler_row(study, net, one, n, *pair) for pair in pairs]
     return [_against(study, one, one, "one call"), *rows]
 
@@ -251,21 +252,12 @@ def _slice_methods(of, sigma_n, tune, nets, slow):
     if slow: rest = [bm3d_method(), *rest]
     return [NOISY, _tuned_tv(tune, sigma_n), *rest]
 
-# %% ../nbs/15_comparisons.ipynb #9795a732
-def small_table(
-    study,         # `Study`
-    n=512,         # patches
-) -> list[dict]:   # rows as of `noise_table`; `change` is from `talk`
-    "One call of `small` and of the talk's network under eleven kinds of noise."
-    return noise_table(study, ("talk", "small", "talk-printed"), n)
-
 # %% ../nbs/15_comparisons.ipynb #f318938e
 TABLES = {
-    "solvers": solver_table, "network": network_table, "slices": slice_table, "small": small_table}
+    "solvers": solver_table, "network": network_table, "slices": slice_table}
 
 # %% ../nbs/15_comparisons.ipynb #56b6622f
 COLUMNS = {
     "solvers": "method calls n psnr ssim ratio".split(),
     "network": "kind network n psnr change ssim".split(),
-    "slices": "noise method n psnr change ssim ms".split(),
-    "small": "noise told method psnr change ssim".split()}
+    "slices": "noise method n psnr change ssim ms".split()}

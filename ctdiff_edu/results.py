@@ -177,7 +177,7 @@ def leaderboard_table(
     quick=False,                     # only what takes seconds
     counts=(128, 16),                # patches for the samplers and BM3D, and for the talk's sampler
     net="talk",                      # network that samples, and calls once
-    others=("small", "supervised"),  # networks that call once
+    others=("small",),               # networks that call once
     n_steps=TALK_STEPS,              # of the talk's sampler
 ) -> list[dict]:         # groups "all", "label 0", ..., and the subsets that the slow methods saw
     "Every method on the same measurement."
@@ -289,10 +289,10 @@ def _signal_dependent(x0, y):
 
 # %% ../nbs/14_results.ipynb #7444e0ba
 def noise_table(
-    study,                        # `Study`
-    nets=("talk", "supervised"),  # networks
-    n=512,                        # patches
-) -> list[dict]:                  # `change` is that of the PSNR against the first network, paired
+    study,                                   # `Study`
+    nets=("talk", "small", "talk-printed"),  # networks
+    n=512,                                   # patches
+) -> list[dict]:                             # `change` is that of the PSNR against the first network, paired
     "One call where the noise is not what it was: another level, clipped, misjudged, uneven."
     calls = [one_call(study.network(name)) for name in nets]
     methods = [NOISY, BLUR, denoiser_method("TV", tv), *calls]

@@ -173,6 +173,7 @@ def build(folder, names):
 
 # what is looked at
 
+EXPLORES = "!!document.querySelector('[data-explorer]')"
 READY = "window.MathJax?.startup?.promise ?? Promise.resolve()"
 WIDE = """(() => {
   const limit = document.documentElement.clientWidth, wide = document.documentElement.scrollWidth;
@@ -238,27 +239,35 @@ def explorer_problems(browser):
     if says and "ms in one thread" not in says: yield f"explorer network: {says}"
 
 
-def theme_problems(browser, axe):
+def theme_problems(browser):
     "Text that is hard to read, light and dark."
     for theme in ("light", "dark"):
         browser.run(f"document.body.className = 'quarto-{theme}'")
         for problem in browser.run(CONTRAST): yield f"{theme}: {problem}"
+    browser.run("document.body.className = 'quarto-light'")
 
 
-def page_problems(browser, address, name, width, axe, shots):
-    "What is wrong with one page at one width."
-    browser.size(width)
-    browser.open(f"{address}/{name}.html")
-    browser.run(READY)
+def page_problems(browser, address, name, axe, shots):
+    "What is wrong with one page at any of the widths. An explorer takes its size when it is opened."
+    for width in WIDTHS:
+        browser.size(width)
+        if width == WIDTHS[0] or browser.run(EXPLORES):
+            browser.open(f"{address}/{name}.html")
+            browser.run(READY)
+        for problem in width_problems(browser, axe if width == AXE_WIDTH else None):
+            yield f"{name} at {width}: {problem}"
+        if shots: browser.screenshot(shots/f"{name}-{width}.png")
+
+
+def width_problems(browser, axe):
+    "What is wrong with the page that is open, as wide as it is."
     yield from explorer_problems(browser)
     wide = browser.run(WIDE)
     if wide: yield f"scrolls sideways: {wide}"
     yield from browser.errors()
-    if shots: browser.screenshot(shots/f"{name}-{width}.png")
-    if axe and width == AXE_WIDTH:
-        browser.run(axe)
-        yield from theme_problems(browser, axe)
-        if shots: browser.screenshot(shots/f"{name}-dark.png")
+    if not axe: return
+    browser.run(axe)
+    yield from theme_problems(browser)
 
 
 FORMULAS = """import("/explorers/explorers.js").then(m => ({
@@ -327,10 +336,7 @@ def walk(folder, names, shots):
     measured = "local" if axe else "not there: contrast was not measured"
     print(f"pages: MathJax {typeset}; axe-core {measured}")
     with Browser() as browser:
-        for name in names:
-            for width in WIDTHS:
-                found = page_problems(browser, address, name, width, axe, shots)
-                yield from (f"{name} at {width}: {problem}" for problem in found)
+        for name in names: yield from page_problems(browser, address, name, axe, shots)
         if "explorers" in names:
             yield from formula_problems(browser, address)
             yield from network_problems(browser)

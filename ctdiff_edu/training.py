@@ -494,7 +494,7 @@ def _differences(want, got):
 # %% ../nbs/09_training.ipynb #e789257b
 def _as_today(recipe):
     "The recipe of an older checkpoint, by the names of today."
-    recipe = dict(sigma=None, spread=0.0, augment=False) | recipe
+    recipe = dict(sigma=None, spread=0.0, augment=False, alpha_freq=False) | recipe
     if "bf16" in recipe: recipe["precision"] = "bfloat16" if recipe["bf16"] else "float32"
     return recipe
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import ctdiff_edu as ct
-from ctdiff_edu.sampling import ancestral, generative_denoising
+from ctdiff_edu.sampling import ancestral, generative_denoising, predicting_noise
 from ctdiff_edu.show import generator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +73,7 @@ def material():
     found = {"clean": x0, "noisy": y, "one": ct.denoise(small.D, y, SIGMA_N)}
     chains = {"draw": chain(small.D, x0.shape, 4),
               "exact": chain(ct.condition(small.D, y, SIGMA_N), x0.shape, 2),
-              "talk": talk_chain(talk, y, 3)}
+              "talk": talk_chain(predicting_noise(talk), y, 3)}
     for name, (states, estimates) in chains.items():
         found[f"{name}.state"] = states.transpose(0, 1)            # image by image
         found[f"{name}.estimate"] = estimates.transpose(0, 1)

@@ -13,6 +13,7 @@ TCIA = """public collections of The Cancer Imaging Archive, by patient (TCGA-LUA
   `ctdiff_edu/ct/manifest.csv`, and `ctdiff fetch ct` gets them"""
 SOURCES = {
     "ct_patches28.npz": "CT stand-in patches, 36,000 of 41 patients (validation: 1,500 of 7): " + TCIA,
+    "abdomen:ct_slices256.npz": "squares of 454 slices of 33 patients, -150 to 250 HU: " + TCIA,
     "crops:ct_slices256.npz": "crops of 454 slices of 33 patients, -1000 to 1000 HU: " + TCIA,
     "sinograms:ct_slices256.npz": "crops of sinograms of 454 slices of 33 patients, 180 views: " + TCIA,
     "phantoms": "procedural phantoms of `ctdiff_edu.data.phantoms`, 8,192 for training.",

@@ -128,11 +128,11 @@ def _errors(x, x0):
 LEVELS = (0.02, 0.05, 0.1, 0.3, 1.0, 2.0, 5.0, 20.0, 80.0)
 
 def level_table(
-    study,                   # `Study`
-    nets=("talk", "small"),  # networks
-    levels=LEVELS,           # noise levels
-    n=512,                   # patches
-) -> list[dict]:             # rows: a level and a method; `to_linear` is its error over the first one's
+    study,                                   # `Study`
+    nets=("talk", "small", "talk-printed"),  # networks
+    levels=LEVELS,                           # noise levels
+    n=512,                                   # patches
+) -> list[dict]:                             # a level and a method; `to_linear`: error over the first's
     "The mean squared error of one call at every noise level, beside the best linear filter."
     methods = [linear_filter(study.data), *(any_level(study.network(name)) for name in nets)]
     return [row for level in levels for row in _level_rows(study, level, methods, n)]

@@ -26,7 +26,7 @@ RESULTS = ROOT/"nbs"/"results"
 FEW = "first 128"   # a group of the leaderboard
 KEYS = {title: key for key, title in TITLES.items()}
 SHOWN_IN = {
-    "12_network.ipynb": ("slices", "small", "network"),
+    "12_network.ipynb": ("slices", "noise", "network"),
     "14_results.ipynb": tuple(results.TABLES),
     "15_comparisons.ipynb": ("solvers",),
     "15_evidence.ipynb": tuple(evidence.TABLES),

@@ -75,11 +75,15 @@ def pick_device(
     return name
 
 # %% ../nbs/00_machine.ipynb #ab052508
-@functools.cache
 def fast_bfloat16(
     device="cpu",  # "cpu" or "cuda"
 ) -> bool:
-    "Is a convolution in bfloat16 faster here than in float32? By a short trial."
+    "Is a convolution in bfloat16 faster here than in float32? By a short trial, once for each device."
+    return _trial(str(device))
+
+@functools.cache
+def _trial(device):
+    "The trial itself; what it said is remembered."
     conv = torch.nn.Conv2d(96, 96, 3, padding=1).to(device, memory_format=torch.channels_last)
     x = torch.zeros(8, 96, 28, 28, device=device).to(memory_format=torch.channels_last)
     return _seconds(conv.bfloat16(), x.bfloat16()) < 0.8*_seconds(conv.float(), x)
@@ -104,7 +108,7 @@ def pick_precision(
     if name not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision: got {name!r}, want 'auto', 'float32' or 'bfloat16'")
     if name != "auto": return name
-    return "bfloat16" if fast_bfloat16(str(device)) else "float32"
+    return "bfloat16" if fast_bfloat16(device) else "float32"
 
 # %% ../nbs/00_machine.ipynb #6015ee7a
 def agreed_precision(

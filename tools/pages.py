@@ -213,6 +213,11 @@ CONTRAST = f"axe.run(document, {{runOnly: {RULES}}})" + """
     (v.nodes[0].any[0] || {}).message || ""}`))"""
 
 
+# the colours of code are the stand-in's, and one word one node: thousands of nodes that need not be looked at
+PLAIN = """document.querySelectorAll(".sourceCode pre, mjx-container").forEach(
+  el => { el.textContent = el.textContent; })"""
+
+
 PRESSED = """(async () => {
   const el = document.querySelector("[data-explorer=network]");
   if (!el) return null;
@@ -266,6 +271,7 @@ def width_problems(browser, axe):
     if wide: yield f"scrolls sideways: {wide}"
     yield from browser.errors()
     if not axe: return
+    browser.run(PLAIN)
     browser.run(axe)
     yield from theme_problems(browser)
 

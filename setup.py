@@ -18,7 +18,7 @@ expected += "status min_python audience language".split()
 missing = [k for k in keys + expected if k not in cfg]
 if missing: raise SystemExit(f"settings.ini lacks: {' '.join(missing)}")
 
-licenses = {"apache2": "Apache-2.0 AND CC-BY-SA-4.0 AND CC-BY-4.0"}   # the code, the weights
+licenses = {"apache2": "Apache-2.0 AND CC-BY-4.0"}   # the code, the weights
 statuses = ["0 - ", "1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta",
             "5 - Production/Stable", "6 - Mature", "7 - Inactive"]
 py_versions = [f"3.{minor}" for minor in range(15)]   # 3.0 to 3.14

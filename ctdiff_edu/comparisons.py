@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'CALLS', 'VARIANTS', 'NETWORK_RECIPE', 'STRENGTHS', 'TABLES', 'COLUMNS', 'Sampler', 'solver_table',
-           'Variant', 'network_table', 'middle_slices', 'slice_table']
+           'Variant', 'network_table', 'middle_slices', 'tuned_tv', 'slice_table']
 
 # %% ../nbs/15_comparisons.ipynb #faa52854
 import sys
@@ -211,12 +211,12 @@ def _middles(patients):
 STRENGTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 
 # %% ../nbs/15_comparisons.ipynb #4312b79f
-def _tuned_tv(
+def tuned_tv(
     x0,       # (M,1,H,W) clean slices to tune on
-    sigma_n,  # noise level
+    y,        # (M,1,H,W) their measurement
+    sigma_n,  # its noise level
 ) -> Method:
     "Total variation with the strength that has the best mean PSNR."
-    y = add_noise(x0, sigma_n, torch.Generator().manual_seed(1))
     best = max(STRENGTHS, key=lambda k: psnr(tv(y, sigma_n, k), x0).mean().item())
     return denoiser_method(f"TV, strength {best:g}", partial(tv, strength=best), strength=best)
 
@@ -250,7 +250,8 @@ def _slice_methods(of, sigma_n, tune, nets, slow):
     "The noisy slices, TV at its best, BM3D and the networks."
     rest = [one_call(of.network(name)) for name in nets]
     if slow: rest = [bm3d_method(), *rest]
-    return [NOISY, _tuned_tv(tune, sigma_n), *rest]
+    noisy = add_noise(tune, sigma_n, torch.Generator().manual_seed(1))
+    return [NOISY, tuned_tv(tune, noisy, sigma_n), *rest]
 
 # %% ../nbs/15_comparisons.ipynb #f318938e
 TABLES = {

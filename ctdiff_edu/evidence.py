@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'TABLES', 'COLUMNS', 'draws', 'bias_and_variance', 'shares_table', 'coverage', 'spread_over_skill',
-           'calibration_table', 'level_table', 'linear_filter', 'any_level', 'nearest_patch', 'unconditional_method',
-           'generation_table']
+           'calibration_table', 'level_table', 'linear_filter', 'any_level', 'step_kurtosis', 'energy_distance',
+           'nearest_patch', 'unconditional_method', 'generation_table']
 
 # %% ../nbs/15_evidence.ipynb #68d8049a
 from dataclasses import replace
@@ -143,7 +143,8 @@ def linear_filter(
 ) -> Method:
     "The Gaussian prior with the mean and covariance of the training patches, as a denoiser."
     train = load_patches(data, "train")
-    return denoiser_method("linear filter", fit_gaussian(train), data=data, patches=len(train))
+    prior = fit_gaussian(train, shrink=0)
+    return denoiser_method("linear filter", prior, data=data, patches=len(train), shrink=0)
 
 # %% ../nbs/15_evidence.ipynb #33d662e0
 def any_level(
@@ -169,6 +170,25 @@ def _level_row(level, score, first, groups):
     ratio = error_ratio(score, first, groups).values()
     return row | interval_columns("to_linear", ratio)
 
+# %% ../nbs/15_evidence.ipynb #0e6b0007
+def step_kurtosis(
+    x,  # (N,1,H,W) images
+) -> float:  # 3: Gaussian; more: a few large steps, which are edges
+    "Kurtosis of the differences between neighbouring pixels of all images."
+    steps = torch.cat([x.double().diff(dim=axis).flatten() for axis in (2, 3)])
+    return (steps.pow(4).mean()/steps.square().mean().square()).item()
+
+# %% ../nbs/15_evidence.ipynb #0e6b0001
+def energy_distance(
+    a,  # (N,...) one set of images, at least two
+    b,  # (M,...) another
+) -> float:  # of root mean square differences; about 0 for sets of one distribution, more otherwise
+    "Energy distance of two sets, estimated without bias, so it may be negative (Szekely and Rizzo 2013)."
+    if min(len(a), len(b)) < 2: raise ValueError(f"a, b: got {len(a)} and {len(b)} images, want at least 2")
+    a, b = (x.flatten(1).double() for x in (a, b))
+    within = sum(torch.cdist(x, x).sum()/(len(x)*(len(x) - 1)) for x in (a, b))
+    return (2*torch.cdist(a, b).mean() - within).item()/a.shape[1]**0.5
+
 # %% ../nbs/15_evidence.ipynb #f7cca282
 def nearest_patch(
     x,      # (N,1,H,W) images
@@ -191,15 +211,17 @@ def unconditional_method(
 
 # %% ../nbs/15_evidence.ipynb #28a27d53
 def generation_table(
-    study,                   # `Study`
+    study,                   # `Study` of at least 2n images
     nets=("talk", "small"),  # networks
-    n=512,                   # draws of each, and real patches to compare them with
+    n=512,                   # draws of each, and real patches of each split
     n_steps=50,              # network calls of a draw
-) -> list[dict]:             # rows: real patches of the two splits first, then each network's draws
-    "Spectrum, fine detail and distance to the training patches of unconditional draws."
+) -> list[dict]:             # rows: patches of the splits, draws of a Gaussian, draws of each network
+    "Unconditional draws as a set, compared with the study's first n images, and near which training patch."
+    if len(study) < 2*n: raise ValueError(f"study: got {len(study)} images, want two times n = {n}")
     train, x0 = load_patches(study.data, "train"), study.x0[:n]
+    kinds = {split: _some(load_patches(study.data, split), n, study.seed) for split in ("train", "val")}
+    kinds |= {study.split: study.x0[-n:], "Gaussian draws": _gaussian_draws(train, n, study.seed)}
     methods = [unconditional_method(study.network(name), n_steps) for name in nets]
-    kinds = {"training patches": _some(train, n, study.seed), "patches of other patients": x0}
     if methods: kinds |= {name: score.image for name, score in study.evaluate(methods, n).items()}
     return [_generation_row(name, x, x0, train) for name, x in kinds.items()]
 
@@ -208,14 +230,19 @@ def _some(x, n, seed):
     "So many images, chosen by the seed."
     return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n]]
 
+# %% ../nbs/15_evidence.ipynb #0e6b0005
+def _gaussian_draws(train, n, seed):
+    "Draws of the Gaussian prior with mean and covariance of the training images."
+    return fit_gaussian(train, shrink=0).sample(n, torch.Generator().manual_seed(seed)).to(train)
+
 # %% ../nbs/15_evidence.ipynb #814f6d05
 def _generation_row(name, x, x0, train):
     "How like the patches x0 the images x are as a set, and how near to the training patches each one is."
     power, clean, (distance, _) = radial_power(x), radial_power(x0), nearest_patch(x, train)
-    return dict(
-        method=name, n=len(x), spectrum=spectrum_error(power, clean).item(),
-        sharpness=sharpness(power, clean).item(),
-        nearest=distance.median().item(), smallest=distance.min().item())
+    row = dict(method=name, n=len(x), spectrum=spectrum_error(power, clean).item())
+    row |= dict(sharpness=sharpness(power, clean).item(), kurtosis=step_kurtosis(x))
+    row |= dict(energy=energy_distance(x, x0))
+    return row | dict(nearest=distance.median().item(), smallest=distance.min().item())
 
 # %% ../nbs/15_evidence.ipynb #d496e64e
 TABLES = {
@@ -227,4 +254,4 @@ COLUMNS = {
     "shares": "network use n mse bias2 variance".split(),
     "calibration": "network method n nominal coverage spread ratio".split(),
     "levels": "level method n mse to_linear".split(),
-    "generation": "method n spectrum sharpness nearest smallest".split()}
+    "generation": "method n spectrum sharpness kurtosis energy nearest smallest".split()}

@@ -10,7 +10,7 @@ import math
 from functools import partial
 import torch
 from .baselines import bm3d_method, tv
-from .comparisons import middle_slices
+from .comparisons import middle_slices, tuned_tv
 from .machine import stream
 from .quality import correlated_noise, gaussian_spectrum, judge, ramp_spectrum
 
@@ -113,16 +113,19 @@ def quality_table(
     "Denoisers on the middle slice of each test patient: noise left, its grain, an edge, densities."
     x0, patients = middle_slices(source, "test")
     about = dict(data=f"{source}, the middle test slice of each patient", sigma_n=sigma_n, n=len(patients))
-    kinds = [kind for kind in GRAINS if kind in ("white", "as FBP leaves it")]
-    spectra, denoisers = {k: GRAINS[k](x0.shape[-2:]) for k in kinds}, _judged(study, nets, slow)
-    return [about | dict(noise=kind, method=name) | judge(D, x0, sigma_n, spectrum, contrast)
-            for kind, spectrum in spectra.items() for name, D in denoisers.items()]
+    rows, (tune, _) = [], middle_slices(source, "val")
+    for kind in ("white", "as FBP leaves it"):
+        spectrum = GRAINS[kind](x0.shape[-2:])
+        for name, D in _judged(study, nets, slow, tune, sigma_n, spectrum).items():
+            rows.append(about | dict(noise=kind, method=name) | judge(D, x0, sigma_n, spectrum, contrast))
+    return rows
 
 # %% ../nbs/15_grain.ipynb #9a1a0022
-def _judged(study, nets, slow):
-    "Denoisers by name."
-    judged = {"TV": tv}
-    if slow: judged["BM3D"] = partial(_filter, bm3d_method())
+def _judged(study, nets, slow, tune, sigma_n, spectrum):
+    "Denoisers by name; TV has the strength that is best for such noise on the slices `tune`."
+    noisy = tune + sigma_n*correlated_noise(len(tune), spectrum, torch.Generator().manual_seed(1))
+    methods = [tuned_tv(tune, noisy, sigma_n), *([bm3d_method()] if slow else [])]
+    judged = {method.name: partial(_filter, method) for method in methods}
     return judged | {f"one call ({name})": torch.no_grad()(study.network(name).D) for name in nets}
 
 def _filter(method, x, sigma):

@@ -40,7 +40,7 @@ def phantom_slices(
     size=128,         # height and width (pixels)
     seed=0,           # slice i depends on (seed, i, size) only
 ) -> torch.Tensor:    # HU, float32 (n,1,size,size), air is -1000
-    "Random axial slices of whole bodies in HU, unclipped; the side is about 350 mm."
+    "Random axial slices of whole bodies in HU, unclipped: 420 mm of them, to be scanned as 350 mm."
     made = [_phantom(np.random.default_rng([seed, i]), size, (420, 420)) for i in range(n)]
     return _in_circle(torch.from_numpy(np.stack(made).astype(np.float32))[:, None])
 

@@ -6,8 +6,8 @@
 __all__ = ['PRECISIONS', 'ABOVE_ZERO', 'ZERO_OR_MORE', 'TALK', 'ONE_CYCLE', 'ORDER', 'NOISE', 'VALID', 'FLIPS', 'LOSSES',
            'PROGRESS', 'FILES', 'Recipe', 'lr_schedule', 'draw_times', 'epoch_batches', 'draw_batch', 'random_flips',
            'train_step', 'autocast', 'ema_update', 'Trainer', 'as_sets', 'training_batch', 'validate', 'swap_averaged',
-           'averaged', 'close_epoch', 'describe_run', 'save_trainer', 'load_trainer', 'settle_precision', 'fit',
-           'run_folder', 'train', 'plot_history']
+           'averaged', 'close_epoch', 'describe_run', 'save_trainer', 'load_trainer', 'check_same_run',
+           'settle_precision', 'fit', 'run_folder', 'train', 'plot_history']
 
 # %% ../nbs/09_training.ipynb #17387ffa
 import functools
@@ -439,7 +439,9 @@ def load_trainer(
 ):
     "Go on where a checkpoint stopped; ValueError if it is of another run, or damaged."
     tensors, meta = load_checkpoint(path)
-    _check_same_run(describe_run(trainer), meta, path)
+    if "running" not in meta:
+        raise ValueError(f"resume: {path} holds weights only, want the checkpoint of a run")
+    check_same_run(describe_run(trainer), meta, path)
     with in_one_line(f"resume: {path} is not the checkpoint of a run"):
         _load_tensors(trainer, tensors)
         for k in PROGRESS: setattr(trainer, k, meta[k])
@@ -477,10 +479,12 @@ def _load_moments(trainer, tensors):
     trainer.opt.load_state_dict(dict(state=state, param_groups=groups))
 
 # %% ../nbs/09_training.ipynb #418dadc9
-def _check_same_run(want, meta, path):
-    "ValueError that names what differs between a run and a checkpoint."
-    if "running" not in meta:
-        raise ValueError(f"resume: {path} holds weights only, want the checkpoint of a run")
+def check_same_run(
+    want,  # what `describe_run` says of a run
+    meta,  # header of the file of a run: a checkpoint, or weights
+    path,  # that file
+):
+    "ValueError that names what differs between a run and a file."
     for k, values in want.items():
         got = meta.get(k) or {}
         odd = _differences(values, _as_today(got) if k == "recipe" else got)

@@ -28,7 +28,13 @@ from ctdiff_edu.tomography import (WATER, ParallelBeam, cosine, half_turn, hann,
 PIXEL = 350/128                         # mm: every slice is scanned as if it were 350 mm wide
 SCANS = {"15 views": (15, None), "30 views": (30, None), "60 views": (60, None),
          "30 views, 3000 photons": (30, 3e3)}
+def hann_to(share):
+    "Hann's taper that is 0 from a share of the largest frequency on."
+    return lambda u: torch.where(u < share, hann(u/share), 0.0)
+
+
 TAPERS = {"ramp": None, "Shepp-Logan": shepp_logan, "cosine": cosine, "Hann": hann}
+TAPERS |= {f"Hann to {share:g}": hann_to(share) for share in (0.8, 0.65, 0.5, 0.4, 0.3)}
 LAMBDAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # mm, without noise
 NOISY_LAMBDAS = (0.012, 0.025, 0.05, 0.1, 0.2)
 MOST = 3                                # slices of a test patient

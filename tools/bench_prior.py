@@ -46,7 +46,7 @@ SETTINGS = {
 OTHER = [dict(sigma=s, steps=20, first=0.5, last=0.005) for s in (3e-3, 1e-2)]
 OTHER_TV = (1e-2, 3e-2, 1e-1, 3e-1)
 LARGE_TV = 3e-3                         # mm
-SWEEP_TV = 1e-3                         # mm; within 0.3 dB of the best at 15, 30 and 60 views on val
+SWEEP_TV = 1e-3                         # mm; within 0.4 dB of the best at 15, 30 and 60 views on val
 
 
 def fine_slices(split, most):

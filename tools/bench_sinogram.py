@@ -23,7 +23,7 @@ from ctdiff_edu.tomography import to_attenuation
 APART = (12, 6, 3)                    # every so many-th view is measured
 FILLS = [dict(first=a, last=0.001) for a in (0.1, 0.03, 0.01)]
 DRAWS = dict(first=0.1, last=0.001)
-CG = (20, 40, 80)
+CG = (5, 10, 15, 20, 40, 80)
 ROWS, OUTSIDE = "row error (%)", "out of range (%)"
 
 

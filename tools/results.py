@@ -172,7 +172,7 @@ def not_a_column(method, lines):
 
 def description(row):
     "Enough of a row to find it."
-    keys = ("group", "noise", "network", "method", "lambda_freq", "calls", "psnr", "ssim")
+    keys = ("group", "noise", "network", "method", "use", "arm", "told", "calls", "psnr", "ssim")
     return ", ".join(cell(row, key) for key in keys if key in row)
 
 

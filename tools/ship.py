@@ -1,4 +1,4 @@
-"Ship a run: its averaged weights as ctdiff_edu/weights/NAME.safetensors (fp16), a model card beside it."
+"Ship a run: weights (fp16; the averaged ones, if any) as ctdiff_edu/weights/NAME.safetensors, and a card."
 import argparse
 import hashlib
 from pathlib import Path
@@ -31,7 +31,7 @@ CARD = """# Model card: {name}
 | commit | {commit} |
 | training | {step:,} steps, {hours:.1f} h on {device} |
 | recipe | {recipe} |
-| last losses | training {train:.4f}, validation {valid:.4f} (averaged weights, fixed noise) |
+| last losses | training {train:.4f}, validation {valid:.4f} ({which} weights, fixed noise) |
 
 ## Data
 
@@ -76,9 +76,10 @@ def score_words(command, path, rows):
 def card(name, about, model, notes):
     "The text of a model card."
     content, last = (WEIGHTS/f"{name}.safetensors").read_bytes(), about["history"][-1]
-    cls = about["model"]["cls"]
+    cls, which = about["model"]["cls"], "averaged" if about["recipe"]["ema"] else "the last"
     return CARD.format(
-        name=name, network=f"ctdiff_edu.{CLASSES[cls]}.{cls}", schedule=described(about["schedule"]),
+        name=name, which=which,
+        network=f"ctdiff_edu.{CLASSES[cls]}.{cls}", schedule=described(about["schedule"]),
         parameters=sum(p.numel() for p in model.parameters()), prediction=PREDICTS[model.prediction],
         size=len(content)/1e6, sha256=hashlib.sha256(content).hexdigest(), step=about["step"],
         hours=about["seconds"]/3600, recipe="; then ".join(map(recipe_words, about["stages"])),

@@ -288,8 +288,8 @@ def _role_row(study, noisy, one, s, law):
 # %% ../nbs/14_results.ipynb #58a310b9
 FREQ_RECIPE = Recipe(epochs=3, restart_epochs=3, lr=4e-4, warmup=100, ema=0.998)
 FREQ_ARMS = {  # name -> what of the recipe is changed
-    "none": dict(lambda_freq=0.0), "0.1 (the talk's)": dict(lambda_freq=0.1), "1": dict(lambda_freq=1.0),
-    "0.1, times alpha": dict(lambda_freq=0.1, alpha_freq=True)}
+    "none": dict(lambda_freq=0.0), "0.1 (the talk's)": dict(lambda_freq=0.1),
+    "1 (ten times)": dict(lambda_freq=1.0), "0.1, times alpha": dict(lambda_freq=0.1, alpha_freq=True)}
 
 # %% ../nbs/14_results.ipynb #26ccc82a
 def freq_table(

@@ -402,6 +402,6 @@ COLUMNS = {
     "talk": "network method n psnr ssim gain calls ms".split(),
     "ablation": "method n psnr change ssim calls ms".split(),
     "noise": "noise told method psnr change ssim".split(),
-    "generality": "told network steps n psnr change ssim".split(),
+    "generality": "told network n psnr change ssim".split(),
     "freq": "use arm steps n psnr change lowest highest ssim sharpness spectrum".split(),
     "roles": "method n psnr ssim sharpness spectrum ratio law calls".split()}

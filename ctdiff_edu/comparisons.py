@@ -7,7 +7,6 @@ __all__ = ['SAMPLERS', 'CALLS', 'VARIANTS', 'NETWORK_RECIPE', 'STRENGTHS', 'TABL
            'Variant', 'network_table', 'middle_slices', 'tuned_tv', 'slice_table']
 
 # %% ../nbs/15_comparisons.ipynb #faa52854
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,13 +21,11 @@ from .data import add_noise, load_patches, load_slices, window
 from .network import SmallUNet
 
 # %% ../nbs/15_comparisons.ipynb #a53193ab
-from .sampling import ancestral, conditional_samples, load_network, one_call, time_levels
-from .schedule import CosineTable
+from .sampling import ancestral, conditional_samples, one_call, time_levels
 from .scores import NOISY, Method, denoiser_method, psnr
-from .sde import VPSDE
 from .solvers import ddim, dpmpp2m, heun, karras_levels
-from .study import Study
-from .training import Recipe, fit
+from .study import Study, trained_network
+from .training import Recipe
 from .unet import UNet
 
 # %% ../nbs/15_comparisons.ipynb #842e88c3
@@ -130,29 +127,6 @@ NETWORK_RECIPE = Recipe(
     epochs=1, restart_epochs=1, batch_size=16, lr=4e-4, warmup=100,
     lambda_freq=0, ema=0.998, sigma=0.3, spread=0.4)
 
-# %% ../nbs/15_comparisons.ipynb #fe6bf605
-def _training_file(study, variant):
-    "The checkpoint of a variant in the study's folder."
-    word = "".join(c if c.isalnum() else "-" for c in variant.name)
-    study.folder.mkdir(parents=True, exist_ok=True)
-    return study.folder/f"network-{word}.safetensors"
-
-# %% ../nbs/15_comparisons.ipynb #804bb036
-def _trained(study, variant, recipe, train):
-    "The network of a variant, trained or found in the study's folder."
-    path = _training_file(study, variant)
-    recipe = replace(recipe, precision=study.precision, **variant.change)
-    torch.manual_seed(recipe.seed)
-    _train(variant.make(), train, recipe, path, study.device)
-    net = load_network(path, study.device, study.precision)
-    return replace(net, name=variant.name, settings=net.settings | dict(weights=variant.name))
-
-# %% ../nbs/15_comparisons.ipynb #e40c63d5
-def _train(model, train, recipe, path, device):
-    "Train, or go on where the checkpoint stopped."
-    settings = dict(resume=path.exists(), save_every=200, progress=sys.stderr.isatty())
-    fit(model.to(device), VPSDE(CosineTable()), train.to(device), None, recipe, path, **settings)
-
 # %% ../nbs/15_comparisons.ipynb #da8a8a10
 def _test_images(study, sigmas=(0.1, 1.0)):
     "Kinds of test images: name -> (study of them, measurement, its noise level)."
@@ -172,11 +146,10 @@ def network_table(
     train=None,             # (N,1,H,W) images to train on; None: half of the study's training split
 ) -> list[dict]:            # rows: one a network and kind of test image
     "Equal trainings of several networks, one call each on several kinds of images."
-    if study.folder is None: raise ValueError("study: got no folder, want one to keep trainings in")
     if train is None: train = load_patches(study.data, "train")[::2]
     kinds, first, rows = _test_images(study), {}, []
     for variant in variants:
-        net = _trained(study, variant, recipe, train)
+        net = trained_network(study, variant.name, variant.make, replace(recipe, **variant.change), train)
         for kind, on in kinds.items():
             rows.append(_network_row(net, kind, *on, first))
     return rows

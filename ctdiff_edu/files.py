@@ -381,7 +381,7 @@ TITLES = dict(
     psnr="PSNR (dB)", ssim="SSIM", gain="gain over noisy (dB)", change="change (dB)", mse="MSE",
     spectrum="spectrum error (dB)", ratio="MSE / that of one call", n="images",
     to_linear="MSE / the linear filter's", bias2="squared bias", spread="spread / skill",
-    kurtosis="kurtosis of steps", energy="energy distance",
+    kurtosis="kurtosis of steps", energy="energy distance", noise_loss="noise loss", share="term / loss",
     nearest="nearest, median", smallest="nearest, smallest")
 DIGITS = dict(ssim=3, mse=4, bias2=4, variance=4, energy=4)               # after the point; 2 otherwise
 COUNTS = ("n", "calls", "steps", "law", "told", "ms")  # shown as they are

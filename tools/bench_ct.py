@@ -25,14 +25,15 @@ from ctdiff_edu.scores import interval_columns, mean_interval, psnr, ssim
 from ctdiff_edu.tomography import (WATER, ParallelBeam, cosine, half_turn, hann, phantom_slices, shepp_logan,
                                    simulate, to_attenuation, to_hu)
 
-PIXEL = 350/128                         # mm: every slice is scanned as if it were 350 mm wide
-SCANS = {"15 views": (15, None), "30 views": (30, None), "60 views": (60, None),
-         "30 views, 3000 photons": (30, 3e3)}
+
 def hann_to(share):
     "Hann's taper that is 0 from a share of the largest frequency on."
     return lambda u: torch.where(u < share, hann(u/share), 0.0)
 
 
+PIXEL = 350/128                         # mm: every slice is scanned as if it were 350 mm wide
+SCANS = {"15 views": (15, None), "30 views": (30, None), "60 views": (60, None),
+         "30 views, 3000 photons": (30, 3e3)}
 TAPERS = {"ramp": None, "Shepp-Logan": shepp_logan, "cosine": cosine, "Hann": hann}
 TAPERS |= {f"Hann to {share:g}": hann_to(share) for share in (0.8, 0.65, 0.5, 0.4, 0.3)}
 LAMBDAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # mm, without noise
